@@ -1,0 +1,55 @@
+//! The wall clock. Nothing else in the project asks the system for the time of day.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
+
+/// Microseconds since 1970.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn now_us() -> u64 {
+    // A clock before 1970 is as good as none.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> u64 {
+    now_us() / 1000
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC with milliseconds, `2026-11-20T06:10:00.000Z`, appended to `out`.
+pub fn write_rfc3339(ms: u64, out: &mut String) {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX);
+    // Writing into a String does not fail.
+    let _ = PRINTER.print_timestamp(&time, &mut *out);
+}
+
+/// Milliseconds since 1970 as RFC 3339, see [`write_rfc3339`].
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
+    let mut text = String::with_capacity(24);
+    write_rfc3339(ms, &mut text);
+    text
+}
+
+/// Reads RFC 3339 text; milliseconds since 1970, `None` before that or if it is not a time.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    text.parse::<Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_with_milliseconds_and_z_and_read_back() {
+        assert_eq!(rfc3339(1_763_619_000_005), "2025-11-20T06:10:00.005Z");
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(parse_rfc3339("2025-11-20T07:10:00.005+01:00"), Some(1_763_619_000_005));
+        assert_eq!(parse_rfc3339("yesterday"), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! The bytes of an event, made once and shared by all who read it.
+//!
+//! One allocation holds the event as an SSE message, `id: <seq>\ndata: <json>\n\n`; its JSON, as WebSocket and the answers carry it, and its data are parts of it. So one
+//! encoding serves every native dialect.
+
+use bytes::Bytes;
+
+use super::Parts;
+use crate::clock;
+
+/// An encoded event. Offsets fit `u32`: an event is bounded by `limits.event_bytes`.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    sse: Bytes,
+    // Where `data: ` begins, where the JSON begins, where the data begins.
+    line: u32,
+    json: u32,
+    data: u32,
+}
+
+impl Frame {
+    /// Encodes `parts` behind `prefix`, the JSON up to the seq.
+    #[must_use]
+    pub(super) fn encode(prefix: &str, parts: &Parts<'_>) -> Self {
+        let mut number = itoa::Buffer::new();
+        let seq = number.format(parts.seq);
+        let texts = parts.kind.len() + parts.key.map_or(0, str::len);
+        let mut out = String::with_capacity(prefix.len() + 2 * seq.len() + texts + parts.data.len() + 128);
+        out.push_str("id: ");
+        out.push_str(seq);
+        let line = out.len() + 1;
+        out.push_str("\ndata: ");
+        let json = out.len();
+        out.push_str(prefix);
+        out.push_str(seq);
+        out.push_str(",\"kind\":");
+        write_json_text(parts.kind, &mut out);
+        out.push_str(",\"priority\":\"");
+        out.push_str(parts.priority.name());
+        out.push_str("\",\"timestamp\":\"");
+        clock::write_rfc3339(parts.timestamp_ms, &mut out);
+        out.push('"');
+        if let Some(key) = parts.key {
+            out.push_str(",\"key\":");
+            write_json_text(key, &mut out);
+        }
+        out.push_str(",\"data\":");
+        let mut out = out.into_bytes();
+        let data = out.len();
+        out.extend_from_slice(parts.data);
+        // JSON has line breaks only between its tokens, and there they are as good as spaces; in an SSE message they would end the line.
+        for byte in &mut out[data..] {
+            if matches!(*byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        out.extend_from_slice(b"}\n\n");
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self { sse: Bytes::from(out), line: offset(line), json: offset(json), data: offset(data) }
+    }
+
+    pub(super) fn sse(&self) -> &Bytes {
+        &self.sse
+    }
+
+    pub(super) fn sse_without_id(&self) -> Bytes {
+        self.sse.slice(self.line as usize..)
+    }
+
+    pub(super) fn json(&self) -> Bytes {
+        self.sse.slice(self.json as usize..self.sse.len() - 2)
+    }
+
+    pub(super) fn data(&self) -> &[u8] {
+        &self.sse[self.data as usize..self.sse.len() - 3]
+    }
+}
+
+/// Appends `text` as a JSON string.
+pub fn write_json_text(text: &str, out: &mut String) {
+    out.push('"');
+    let mut rest = text;
+    // Texts seldom need an escape, so they are copied in runs.
+    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c < ' ') {
+        out.push_str(&rest[..at]);
+        match rest.as_bytes()[at] {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.push_str("\\u00");
+                out.push(HEX[usize::from(control >> 4)].into());
+                out.push(HEX[usize::from(control & 15)].into());
+            }
+        }
+        rest = &rest[at + 1..];
+    }
+    out.push_str(rest);
+    out.push('"');
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+    use tidegate_actors::{Lane, Policy};
+
+    use super::super::{Event, Parts, RoomKey, RoomName};
+    use super::*;
+
+    fn event(kind: &str, key: Option<&str>, data: &[u8]) -> Event {
+        let room = RoomKey::new(RoomName::parse("well:1").unwrap(), Policy::default());
+        let (priority, id) = (Lane::High, None);
+        Event::new(&room, &Parts { seq: 42, arrived_ms: 7, timestamp_ms: 7, priority, kind, key, id, data })
+    }
+
+    #[test]
+    fn the_json_has_the_fields_of_the_contract_in_their_order() {
+        let event = event("sample", Some("k"), b"{\"a\":1}");
+        let expected = r#"{"type":"event","room":"well:1","seq":42,"kind":"sample","priority":"high","timestamp":"1970-01-01T00:00:00.007Z","key":"k","data":{"a":1}}"#;
+        assert_eq!(event.json(), expected);
+        assert_eq!(event.sse(), &format!("id: 42\ndata: {expected}\n\n"));
+        assert_eq!(event.sse_without_id(), format!("data: {expected}\n\n"));
+        assert_eq!(event.data(), b"{\"a\":1}");
+    }
+
+    #[test]
+    fn line_breaks_in_data_do_not_end_the_sse_message() {
+        let event = event("k", None, b"{\r\n \"a\": [1,\n2]\n}");
+        let text = String::from_utf8(event.sse().to_vec()).unwrap();
+        assert_eq!(text.matches('\n').count(), 3);
+        let json: serde_json::Value = serde_json::from_slice(&event.json()).unwrap();
+        assert_eq!(json["data"]["a"], serde_json::json!([1, 2]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_kind_and_key_come_back_from_the_json(kind in ".{1,40}", key in proptest::option::of("\\PC{1,20}|[\\x00-\\x1f\"\\\\]{1,8}")) {
+            let event = event(&kind, key.as_deref(), b"null");
+            let json: serde_json::Value = serde_json::from_slice(&event.json()).unwrap();
+            prop_assert_eq!(json["kind"].as_str(), Some(&*kind));
+            prop_assert_eq!(json["key"].as_str(), key.as_deref());
+        }
+    }
+}

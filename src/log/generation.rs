@@ -1,0 +1,234 @@
+//! One generation of the log: one sled database in a directory of its own. The only place that names sled.
+//!
+//! Why so, by measurement: deleted keys are never given back by sled 0.34, so a generation is deleted whole; values over 4 KB make it slow; its `flush` is
+//! no fsync on Linux, so `sync` adds one; `flush_async` can deadlock and is not used. Every call may block on the disk and belongs on a thread that may.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::LogError;
+use super::chunk;
+use super::index::Place;
+use crate::clock;
+use crate::event::RoomName;
+
+/// What sled may keep in memory: little while a sealed generation is only read now and then, more where everything is written.
+const CACHE_WRITING_BYTES: u64 = 16 << 20;
+const CACHE_READING_BYTES: u64 = 4 << 20;
+/// A piece of a sealed generation's index, in bytes.
+const PIECE_BYTES: usize = 3500;
+
+/// A generation.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub(super) number: u32,
+    path: PathBuf,
+    db: Mutex<Option<sled::Db>>,
+    /// Bytes of sections ever written to it.
+    written: AtomicU64,
+    /// When it was last read, in milliseconds since 1970.
+    read_ms: AtomicU64,
+    pub(super) made_ms: u64,
+}
+
+/// What a generation holds, as found at the start: each room's name, its very first seq, and a place.
+pub(super) type Contents = Vec<(RoomName, u64, Place)>;
+
+impl Generation {
+    /// Makes or opens a generation to write to.
+    pub(super) fn open(number: u32, path: PathBuf) -> Result<Self, LogError> {
+        let db = open(&path, CACHE_WRITING_BYTES)?;
+        let (written, read_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { number, path, db: Mutex::new(Some(db)), written, read_ms, made_ms: clock::now_ms() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn db(&self) -> Result<sled::Db, LogError> {
+        let mut db = self.db.lock();
+        if let Some(db) = &*db {
+            return Ok(db.clone());
+        }
+        if !self.path.exists() {
+            return Err(self.damaged("its directory is gone"));
+        }
+        let opened = open(&self.path, CACHE_READING_BYTES)?;
+        *db = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Puts a chunk at a position; it is in the daemon's memory until [`Generation::flush`].
+    pub(super) fn put(&self, position: u64, chunk: Vec<u8>) -> Result<(), LogError> {
+        let bytes = chunk.len() as u64;
+        self.db()?.insert(position.to_be_bytes(), chunk).map_err(|error| self.fault(&error))?;
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives everything to the operating system.
+    pub(super) fn flush(&self) -> Result<(), LogError> {
+        self.db()?.flush().map(drop).map_err(|error| self.fault(&error))
+    }
+
+    /// Has the disk keep everything that was flushed.
+    pub(super) fn sync(&self) -> Result<(), LogError> {
+        let file = self.path.join("db");
+        File::open(&file).and_then(|file| file.sync_data()).map_err(|error| LogError::io(&file, &error))
+    }
+
+    /// A checked chunk.
+    pub(super) fn get(&self, position: u64) -> Result<sled::IVec, LogError> {
+        self.read_ms.store(clock::now_ms(), Ordering::Relaxed);
+        let chunk = self.db()?.get(position.to_be_bytes()).map_err(|error| self.fault(&error))?;
+        let chunk = chunk.ok_or_else(|| self.damaged(format!("chunk {position} is missing")))?;
+        chunk::check(&chunk).map_err(|_| self.damaged(format!("the checksum of chunk {position} does not fit")))?;
+        Ok(chunk)
+    }
+
+    /// The last position written, `None` if there is nothing.
+    pub(super) fn last_position(&self) -> Result<Option<u64>, LogError> {
+        let last = self.db()?.last().map_err(|error| self.fault(&error))?;
+        last.map(|(key, _)| self.position(&key)).transpose()
+    }
+
+    fn position(&self, key: &[u8]) -> Result<u64, LogError> {
+        key.try_into().map(u64::from_be_bytes).map_err(|_| self.damaged("it has a key that is no position"))
+    }
+
+    /// Bytes written to it.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Closes the database until it is read again, if nobody has read it since `ms`.
+    pub(super) fn rest(&self, ms: u64) {
+        if self.read_ms.load(Ordering::Relaxed) < ms {
+            self.db.lock().take();
+        }
+    }
+
+    /// Writes the index of what it holds into the generation, so that opening it needs no look at its chunks, and closes it.
+    pub(super) fn seal(&self, contents: &Contents) -> Result<(), LogError> {
+        let db = self.db()?;
+        let pieces = db.open_tree("index").map_err(|error| self.fault(&error))?;
+        let bytes = encode(contents, self.written());
+        for (number, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+            let key = (number as u64).to_be_bytes();
+            pieces.insert(key, piece).map_err(|error| self.fault(&error))?;
+        }
+        self.flush()?;
+        self.sync()
+    }
+
+    /// What it holds: from its own index if it was sealed, else from its chunks, each of which is checked.
+    pub(super) fn contents(&self) -> Result<Contents, LogError> {
+        let db = self.db()?;
+        let pieces = db.open_tree("index").map_err(|error| self.fault(&error))?;
+        let mut bytes = Vec::new();
+        for piece in pieces.iter().values() {
+            bytes.extend_from_slice(&piece.map_err(|error| self.fault(&error))?);
+        }
+        // An index that was not written to its end is no fault: the chunks are there.
+        if let Some((contents, written)) = decode(&bytes, self.number) {
+            self.written.store(written, Ordering::Relaxed);
+            return Ok(contents);
+        }
+        let mut contents = Vec::new();
+        for entry in db.iter() {
+            let (key, chunk) = entry.map_err(|error| self.fault(&error))?;
+            let position = self.position(&key)?;
+            let damaged = |_| self.damaged(format!("chunk {position} cannot be read"));
+            chunk::check(&chunk).map_err(damaged)?;
+            let sections = chunk::sections(&chunk).map_err(damaged)?;
+            let ends =
+                sections.iter().skip(1).map(|(offset, _)| *offset).chain([u32::try_from(chunk.len()).unwrap_or(0)]);
+            for ((offset, header), end) in sections.iter().zip(ends) {
+                let (generation, offset, bytes) = (self.number, *offset, end - *offset);
+                let (first, count, arrived_ms) = (header.first, header.count, header.arrived_ms);
+                let place = Place { first, count, bytes, generation, offset, position, arrived_ms };
+                contents.push((header.name.clone(), header.created, place));
+            }
+            self.written.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+        Ok(contents)
+    }
+
+    /// Deletes the generation.
+    pub(super) fn delete(&self) -> Result<(), LogError> {
+        self.db.lock().take();
+        std::fs::remove_dir_all(&self.path).map_err(|error| LogError::io(&self.path, &error))
+    }
+
+    /// Closes the database; the next use opens it again. After a fault of the disk sled answers nothing but that fault until then.
+    pub(super) fn reopen(&self) {
+        self.db.lock().take();
+    }
+
+    fn fault(&self, error: &sled::Error) -> LogError {
+        fault(&self.path, error)
+    }
+
+    fn damaged(&self, reason: impl Into<String>) -> LogError {
+        LogError::Damaged { path: self.path.clone(), reason: reason.into() }
+    }
+}
+
+fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+    // On files that are not its own sled may panic; that is damage like any other.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
+        Ok(opened) => opened.map_err(|error| fault(path, &error)),
+        Err(_) => Err(LogError::Damaged { path: path.to_owned(), reason: "it cannot be opened".to_owned() }),
+    }
+}
+
+fn fault(path: &Path, error: &sled::Error) -> LogError {
+    match error {
+        sled::Error::Io(error) => LogError::io(path, error),
+        other => LogError::Damaged { path: path.to_owned(), reason: other.to_string() },
+    }
+}
+
+/// The index of a sealed generation: bytes written, number of entries, entries, checksum.
+fn encode(contents: &Contents, written: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    chunk::put(&mut out, written);
+    chunk::put(&mut out, contents.len() as u64);
+    for (name, created, place) in contents {
+        chunk::put_bytes(&mut out, name.as_str().as_bytes());
+        let Place { first, count, bytes, generation: _, offset, position, arrived_ms } = *place;
+        for number in [*created, first, count.into(), bytes.into(), offset.into(), position, arrived_ms] {
+            chunk::put(&mut out, number);
+        }
+    }
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(bytes: &[u8], generation: u32) -> Option<(Contents, u64)> {
+    let (mut rest, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(rest) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let rest = &mut rest;
+    let mut number = || chunk::take(rest).ok();
+    let (written, entries) = (number()?, number()?);
+    let mut contents = Vec::new();
+    for _ in 0..entries {
+        let name = RoomName::parse(chunk::text(chunk::take_bytes(rest).ok()?).ok()?).ok()?;
+        let mut number = || chunk::take(rest).ok();
+        let created = number()?;
+        let first = number()?;
+        let (count, bytes) = (u32::try_from(number()?).ok()?, u32::try_from(number()?).ok()?);
+        let offset = u32::try_from(number()?).ok()?;
+        let (position, arrived_ms) = (number()?, number()?);
+        contents.push((name, created, Place { first, count, bytes, generation, offset, position, arrived_ms }));
+    }
+    Some((contents, written))
+}

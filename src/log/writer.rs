@@ -1,0 +1,296 @@
+//! The log's one writer: an OS thread that takes everything that waits, packs it into chunks and commits it as one group.
+//!
+//! Bound: `log.queue_events` events, kept by permits that a publisher's room takes before it sends and the writer gives back after the commit. Who waits: the room, with a limit, so that
+//! its publishers are refused when the log does not keep up. Nothing is shed: a group that cannot be written (a full disk) is tried again until it can.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use super::chunk::{self, Builder, Header};
+use super::generation::Generation;
+use super::index::{Place, RoomIndex};
+use super::{LogError, Shared};
+use crate::event::{Ack, Event};
+use crate::metrics::record;
+
+/// A chunk is closed when it is about this large: larger values make the database slow.
+const CHUNK_BYTES: usize = 4000;
+/// Events in one group: bounds how long the first of them waits for the last.
+const GROUP_EVENTS: usize = 8192;
+/// The pause between two tries to write a group that could not be written.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the writer is sent.
+pub(super) enum Order {
+    Append(Append),
+    /// Live events of an old generation, to be written again so that it can be deleted.
+    Copy(Copy),
+    /// Everything so far on the disk, then the end.
+    Close(oneshot::Sender<()>),
+}
+
+/// Events of one room to be written, in the order of their seqs.
+pub(super) struct Append {
+    pub(super) room: Arc<RoomIndex>,
+    pub(super) events: smallvec::SmallVec<[Arc<Event>; 1]>,
+    pub(super) ack: Ack,
+    pub(super) done: Option<oneshot::Sender<()>>,
+    pub(super) permits: u32,
+}
+
+/// A section to be copied.
+pub(super) struct Copy {
+    pub(super) room: Arc<RoomIndex>,
+    pub(super) place: Place,
+    pub(super) chunk: Vec<u8>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    orders: Receiver<Order>,
+    current: Arc<Generation>,
+    position: u64,
+    /// When something was put that is not flushed yet.
+    unflushed: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, orders: Receiver<Order>, current: Arc<Generation>, position: u64) -> Self {
+        Self { shared, orders, current, position, unflushed: None }
+    }
+
+    /// Works until it is told to close or nobody is left who could send.
+    pub(super) fn run(mut self) {
+        loop {
+            let idle = self.unflushed.map_or(self.shared.settings.flush_interval, |since| {
+                self.shared.settings.flush_interval.saturating_sub(since.elapsed())
+            });
+            match self.orders.recv_timeout(idle) {
+                Ok(first) => {
+                    if let Some(closed) = self.group(first) {
+                        // Nobody may be waiting for it any more.
+                        let _ = closed.send(());
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.flush_if_due(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.retry(Self::finish);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes and commits one group; whom to tell if it was the last.
+    fn group(&mut self, first: Order) -> Option<oneshot::Sender<()>> {
+        let started = Instant::now();
+        let (mut appends, mut copies, mut close) = (Vec::new(), Vec::new(), None);
+        let mut events = 0;
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Append(append) => {
+                    events += append.events.len();
+                    appends.push(append);
+                }
+                Order::Copy(copy) => copies.push(copy),
+                Order::Close(closed) => close = Some(closed),
+            }
+            next = if events < GROUP_EVENTS && close.is_none() { self.orders.try_recv().ok() } else { None };
+        }
+        if !appends.is_empty() {
+            self.commit(&appends);
+        }
+        copies.into_iter().for_each(|copy| self.copy(copy));
+        let permits: u32 = appends.iter().map(|append| append.permits).sum();
+        for done in appends.into_iter().filter_map(|append| append.done) {
+            // A publisher that has gone needs no answer.
+            let _ = done.send(());
+        }
+        self.shared.permits.add_permits(permits as usize);
+        if events > 0 {
+            record::log_commit(events, started.elapsed());
+        }
+        if close.is_some() {
+            self.retry(Self::finish);
+        }
+        self.flush_if_due();
+        close
+    }
+
+    fn commit(&mut self, appends: &[Append]) {
+        let chunks = pack(appends, self.current.number);
+        let ack = appends.iter().filter(|append| append.done.is_some()).map(|append| append.ack).max();
+        self.retry(|writer| {
+            // What was put before a fault is put again at the same positions: the fault may have taken it along.
+            for (index, (chunk, _)) in chunks.iter().enumerate() {
+                writer.current.put(writer.position + index as u64, chunk.clone())?;
+            }
+            if ack >= Some(Ack::Logged) {
+                writer.current.flush()?;
+            }
+            if ack >= Some(Ack::Synced) {
+                writer.current.sync()?;
+            }
+            Ok(())
+        });
+        for (_, places) in chunks {
+            for (room, place) in places {
+                room.append(Place { position: self.position, ..place });
+            }
+            self.position += 1;
+        }
+        self.unflushed = if ack >= Some(Ack::Logged) { None } else { self.unflushed.or_else(|| Some(Instant::now())) };
+        self.roll_if_full();
+    }
+
+    /// Writes a section of an old generation again.
+    fn copy(&mut self, copy: Copy) {
+        let Copy { room, place, chunk, done } = copy;
+        let Some((bytes, weight)) = rewrite(&chunk, &place) else { return };
+        self.retry(|writer| writer.current.put(writer.position, bytes.clone()));
+        let (generation, position) = (self.current.number, self.position);
+        let offset = 5;
+        room.moved(&place, Place { generation, position, offset, bytes: weight, ..place });
+        self.position += 1;
+        self.unflushed.get_or_insert_with(Instant::now);
+        let _ = done.send(());
+        self.roll_if_full();
+    }
+
+    fn flush_if_due(&mut self) {
+        if self.unflushed.is_some_and(|since| since.elapsed() >= self.shared.settings.flush_interval) {
+            self.retry(|writer| writer.current.flush());
+            self.unflushed = None;
+        }
+        self.shared.flushed(self.current.number, self.position, self.unflushed.is_none());
+    }
+
+    fn roll_if_full(&mut self) {
+        let (settings, current) = (&self.shared.settings, Arc::clone(&self.current));
+        let age = Duration::from_millis(crate::clock::now_ms().saturating_sub(current.made_ms));
+        if current.written() < settings.generation_bytes && (age < settings.generation_age || current.written() == 0) {
+            return;
+        }
+        let number = current.number + 1;
+        let path = self.shared.directory.generation(number);
+        let next = self.retry(|_| Generation::open(number, path.clone()));
+        let contents = self.shared.contents_of(current.number);
+        self.retry(|_| current.seal(&contents));
+        self.current = Arc::new(next);
+        self.position = 0;
+        self.unflushed = None;
+        self.shared.generations.write().push(Arc::clone(&self.current));
+        tracing::debug!(generation = number, "log: new generation");
+    }
+
+    fn finish(&mut self) -> Result<(), LogError> {
+        self.current.flush()?;
+        self.current.sync()?;
+        self.shared.flushed(self.current.number, self.position, true);
+        Ok(())
+    }
+
+    /// Tries until it works. Meanwhile the log says what is wrong, and who waits for it is told when their time is over.
+    fn retry<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, LogError>) -> T {
+        loop {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(self)));
+            let fault = match outcome {
+                Ok(Ok(value)) => {
+                    self.shared.working_again();
+                    return value;
+                }
+                Ok(Err(fault)) => fault,
+                Err(_) => LogError::Damaged { path: self.current.path().to_owned(), reason: "writing panicked".into() },
+            };
+            self.shared.failing(fault);
+            if self.shared.abandoned.load(Ordering::Acquire) {
+                // The daemon is going down and will not wait: what could not be written was never acknowledged.
+                std::panic::resume_unwind(Box::new("the log was abandoned"));
+            }
+            self.current.reopen();
+            std::thread::park_timeout(RETRY_PAUSE);
+        }
+    }
+}
+
+type Packed = (Vec<u8>, Vec<(Arc<RoomIndex>, Place)>);
+
+/// Packs events into chunks, each room's together, so that its replay reads few of them.
+fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
+    let mut order: Vec<*const RoomIndex> = Vec::new();
+    let mut rooms: HashMap<*const RoomIndex, (&Arc<RoomIndex>, Vec<&Event>), ahash::RandomState> = HashMap::default();
+    for append in appends {
+        let pointer = Arc::as_ptr(&append.room);
+        let entry = rooms.entry(pointer).or_insert_with(|| {
+            order.push(pointer);
+            (&append.room, Vec::new())
+        });
+        entry.1.extend(append.events.iter().map(|event| &**event));
+    }
+    let mut packed: Vec<Packed> = Vec::new();
+    let (mut builder, mut places) = (Builder::new(), Vec::new());
+    for (room, events) in order.iter().filter_map(|pointer| rooms.remove(pointer)) {
+        let created = room.created();
+        let mut rest = &events[..];
+        while !rest.is_empty() {
+            let space = CHUNK_BYTES.saturating_sub(builder.len() + room.name.as_str().len() + 40);
+            let fitting = fitting(rest, space);
+            if fitting == 0 && !builder.is_empty() {
+                packed.push((std::mem::replace(&mut builder, Builder::new()).finish(), std::mem::take(&mut places)));
+                continue;
+            }
+            let (run, after) = rest.split_at(fitting.max(1));
+            rest = after;
+            let (first, last) = (run[0], run[run.len() - 1]);
+            let count = u32::try_from(run.len()).unwrap_or(u32::MAX);
+            let header =
+                Header { name: room.name.clone(), created, first: first.seq, count, arrived_ms: first.arrived_ms };
+            let before = builder.len();
+            let offset = builder.section(&header, run.iter().map(|event| chunk::parts(event)));
+            let bytes = u32::try_from(builder.len() - before).unwrap_or(u32::MAX);
+            let (first, arrived_ms) = (first.seq, last.arrived_ms);
+            places.push((Arc::clone(room), Place { first, count, bytes, generation, offset, position: 0, arrived_ms }));
+        }
+    }
+    if !builder.is_empty() {
+        packed.push((builder.finish(), places));
+    }
+    packed
+}
+
+/// How many of a room's next events fit into the space and follow each other without a hole.
+fn fitting(events: &[&Event], space: usize) -> usize {
+    let mut used = 0;
+    let mut count = 0;
+    for (index, event) in events.iter().enumerate() {
+        used += chunk::weight(event);
+        if used > space || (index > 0 && event.seq != events[index - 1].seq + 1) {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// A chunk with one section of another chunk, and the section's bytes.
+fn rewrite(chunk: &[u8], place: &Place) -> Option<(Vec<u8>, u32)> {
+    let mut section = chunk::Section::at(chunk, place.offset as usize).ok()?;
+    let header = section.header.clone();
+    let mut events = Vec::with_capacity(header.count as usize);
+    while let Some(event) = section.next().ok()? {
+        events.push(event);
+    }
+    let mut builder = Builder::new();
+    let before = builder.len();
+    builder.section(&header, events.into_iter());
+    let bytes = u32::try_from(builder.len() - before).ok()?;
+    Some((builder.finish(), bytes))
+}

@@ -1,0 +1,61 @@
+//! Every metric: name, kind, labels, help. `docs/metrics.md` is this table, and a test keeps the two equal.
+
+/// A counter or a gauge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution in fixed buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name, with the unit last.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its labels; all of few values.
+    pub labels: &'static str,
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, $labels:literal, $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+        /// All metrics.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, labels: $labels, help: $help }),*];
+    };
+}
+
+metrics! {
+    PUBLISHED = "tidegate_events_published_total", Counter, "namespace", "Events that rooms have numbered.";
+    DUPLICATES = "tidegate_events_duplicate_total", Counter, "namespace", "Events not published because their id was seen before.";
+    REFUSED = "tidegate_publishes_refused_total", Counter, "reason", "Publishes that were refused.";
+    DELIVERED = "tidegate_events_delivered_total", Counter, "transport", "Events handed to connections' sockets.";
+    SHED = "tidegate_events_shed_total", Counter, "namespace, lane, reason", "Events given up for one reader, who was told.";
+    CONFLATED = "tidegate_events_conflated_total", Counter, "transport", "Waiting events that gave way to a newer one of their key.";
+    CAUGHT_UP = "tidegate_catch_ups_total", Counter, "transport", "Times a reader fell behind and read on from the history.";
+    GAPS = "tidegate_gaps_total", Counter, "transport", "Times a reader was told that events are not held any more.";
+    CONNECTIONS = "tidegate_connections", Gauge, "transport", "Streams open now.";
+    CONNECTIONS_REFUSED = "tidegate_connections_refused_total", Counter, "reason", "Connections refused when they were opened.";
+    CONNECTIONS_CUT = "tidegate_connections_cut_total", Counter, "reason", "Connections ended by the daemon.";
+    SOCKETS = "tidegate_sockets", Gauge, "", "TCP connections open now.";
+    ROOMS = "tidegate_rooms", Gauge, "", "Rooms in memory.";
+    TAIL_BYTES = "tidegate_tails_bytes", Gauge, "", "Events held in memory for replay.";
+    ACTORS = "tidegate_actors", Gauge, "", "Actors that live now.";
+    ACTORS_FAILED = "tidegate_actors_failed_total", Counter, "", "Actors that failed or panicked.";
+    ACTORS_RESTARTED = "tidegate_actors_restarted_total", Counter, "", "Actors started again.";
+    LOG_EVENTS = "tidegate_log_events_total", Counter, "", "Events written to the log.";
+    LOG_COMMIT = "tidegate_log_commit_seconds", Histogram, "", "Time of one group commit.";
+    LOG_FAULTS = "tidegate_log_faults_total", Counter, "", "Tries to write that failed.";
+    LOG_EXPIRED = "tidegate_log_events_expired_total", Counter, "namespace", "Events that retention let go.";
+    LOG_EXPELLED = "tidegate_log_events_expelled_total", Counter, "", "Events that log.bytes_max let go before their retention ended.";
+    LOG_BYTES = "tidegate_log_bytes", Gauge, "", "Bytes of events in the log's generations.";
+    LOG_GENERATIONS = "tidegate_log_generations", Gauge, "", "Generations of the log.";
+    PUBLISH_SECONDS = "tidegate_publish_seconds", Histogram, "ack", "Time from a publish body's last byte to its answer.";
+}

@@ -1,0 +1,224 @@
+//! The only place that counts. Handles are made once and kept: looking one up by name costs ten times what counting does.
+//!
+//! Call these once for a batch, not once for an event.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::names;
+use crate::event::Ack;
+
+macro_rules! kept {
+    ($($handle:ident: $kind:ident = $make:expr;)*) => {
+        $(static $handle: LazyLock<$kind> = LazyLock::new(|| $make);)*
+    };
+}
+
+kept! {
+    LOG_EVENTS: Counter = counter!(names::LOG_EVENTS);
+    LOG_COMMIT: Histogram = histogram!(names::LOG_COMMIT);
+    LOG_FAULTS: Counter = counter!(names::LOG_FAULTS);
+    LOG_EXPELLED: Counter = counter!(names::LOG_EXPELLED);
+    SOCKETS: Gauge = gauge!(names::SOCKETS);
+    PUBLISH_MEMORY: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "memory");
+    PUBLISH_LOGGED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "logged");
+    PUBLISH_SYNCED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "synced");
+}
+
+/// A length as a counter takes it.
+fn wide(count: usize) -> u64 {
+    count as u64
+}
+
+/// A count as a gauge takes it.
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float; above 2^53 nobody counts singly")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// One group commit.
+pub fn log_commit(events: usize, took: Duration) {
+    LOG_EVENTS.increment(wide(events));
+    LOG_COMMIT.record(took);
+}
+
+/// A try to write that failed.
+pub fn log_fault() {
+    LOG_FAULTS.increment(1);
+}
+
+/// Events that retention let go.
+pub fn log_expired(namespace: &str, events: u64) {
+    counter!(names::LOG_EXPIRED, "namespace" => namespace.to_owned()).increment(events);
+}
+
+/// Events that the log's budget let go.
+pub fn log_expelled(events: u64) {
+    LOG_EXPELLED.increment(events);
+}
+
+/// A publish that was refused.
+pub fn refused(reason: &'static str) {
+    counter!(names::REFUSED, "reason" => reason).increment(1);
+}
+
+/// A publish that was answered.
+pub fn published(ack: Ack, took: Duration) {
+    match ack {
+        Ack::Memory => &PUBLISH_MEMORY,
+        Ack::Logged => &PUBLISH_LOGGED,
+        Ack::Synced => &PUBLISH_SYNCED,
+    }
+    .record(took);
+}
+
+/// Events given up for one reader.
+pub fn shed(namespace: &str, lane: &'static str, reason: &'static str, events: u64) {
+    counter!(names::SHED, "namespace" => namespace.to_owned(), "lane" => lane, "reason" => reason).increment(events);
+}
+
+/// A connection that was refused when it was opened.
+pub fn connection_refused(reason: &'static str) {
+    counter!(names::CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A connection that the daemon ended.
+pub fn connection_cut(reason: &'static str) {
+    counter!(names::CONNECTIONS_CUT, "reason" => reason).increment(1);
+}
+
+/// A socket opened.
+pub fn socket_opened() {
+    SOCKETS.increment(1.0);
+}
+
+/// A socket closed.
+pub fn socket_closed() {
+    SOCKETS.decrement(1.0);
+}
+
+/// What a room counts.
+#[derive(Clone)]
+pub struct RoomMeter {
+    published: Counter,
+    duplicates: Counter,
+}
+
+impl std::fmt::Debug for RoomMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RoomMeter")
+    }
+}
+
+impl RoomMeter {
+    /// The meter of a namespace.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        let namespace = namespace.to_owned();
+        Self {
+            published: counter!(names::PUBLISHED, "namespace" => namespace.clone()),
+            duplicates: counter!(names::DUPLICATES, "namespace" => namespace),
+        }
+    }
+
+    /// Events numbered, and repetitions among what came in.
+    pub fn published(&self, events: usize, duplicates: usize) {
+        self.published.increment(wide(events));
+        if duplicates > 0 {
+            self.duplicates.increment(wide(duplicates));
+        }
+    }
+}
+
+/// What a transport's connections count.
+pub struct TransportMeter {
+    /// The transport's name.
+    pub name: &'static str,
+    delivered: Counter,
+    conflated: Counter,
+    caught_up: Counter,
+    gaps: Counter,
+    connections: Gauge,
+}
+
+impl std::fmt::Debug for TransportMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TransportMeter").field(&self.name).finish()
+    }
+}
+
+impl TransportMeter {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            delivered: counter!(names::DELIVERED, "transport" => name),
+            conflated: counter!(names::CONFLATED, "transport" => name),
+            caught_up: counter!(names::CAUGHT_UP, "transport" => name),
+            gaps: counter!(names::GAPS, "transport" => name),
+            connections: gauge!(names::CONNECTIONS, "transport" => name),
+        }
+    }
+
+    /// Events handed to a socket.
+    pub fn delivered(&self, events: usize) {
+        self.delivered.increment(wide(events));
+    }
+
+    /// Events that gave way to newer ones.
+    pub fn conflated(&self, events: u64) {
+        self.conflated.increment(events);
+    }
+
+    /// A reader fell behind.
+    pub fn caught_up(&self) {
+        self.caught_up.increment(1);
+    }
+
+    /// A reader was told of a gap.
+    pub fn gap(&self) {
+        self.gaps.increment(1);
+    }
+
+    /// A stream opened.
+    pub fn opened(&self) {
+        self.connections.increment(1.0);
+    }
+
+    /// A stream closed.
+    pub fn closed(&self) {
+        self.connections.decrement(1.0);
+    }
+}
+
+/// The meters of the native transports.
+pub static WEBSOCKET: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("websocket"));
+/// Server-Sent Events.
+pub static SSE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("sse"));
+/// Long-poll.
+pub static POLL: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("poll"));
+
+/// Figures that are looked up when somebody asks.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "as the metrics of these names")]
+pub struct Snapshot {
+    pub rooms: usize,
+    pub tails_bytes: usize,
+    pub log_bytes: u64,
+    pub log_generations: usize,
+    pub actors: u64,
+    pub actors_failed: u64,
+    pub actors_restarted: u64,
+}
+
+/// Takes in the figures of the moment.
+pub fn snapshot(now: &Snapshot) {
+    gauge!(names::ROOMS).set(float(wide(now.rooms)));
+    gauge!(names::TAIL_BYTES).set(float(wide(now.tails_bytes)));
+    gauge!(names::LOG_BYTES).set(float(now.log_bytes));
+    gauge!(names::LOG_GENERATIONS).set(float(wide(now.log_generations)));
+    gauge!(names::ACTORS).set(float(now.actors));
+    counter!(names::ACTORS_FAILED).absolute(now.actors_failed);
+    counter!(names::ACTORS_RESTARTED).absolute(now.actors_restarted);
+}

@@ -1,0 +1,253 @@
+//! Brings the settings together from file, environment and flags, and finds every fault at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::schema::{self, DEFAULT_NAMESPACE, SETTINGS};
+use super::value::Value;
+
+/// Variables beside the settings: what the client commands take, and the file's name.
+const OTHER_VARIABLES: &[&str] = &["TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CONFIG"];
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A settings file.
+    File(PathBuf),
+    /// An environment variable, by its name.
+    Environment(String),
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "environment variable {name}"),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The file is not TOML.
+    #[error("{}: not TOML: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said, with the place.
+        reason: String,
+    },
+    /// There is no such setting.
+    #[error("{place}: there is no setting {key}{}", near.as_ref().map_or(String::new(), |near| format!("; did you mean {near}?")))]
+    Unknown {
+        /// Where it stands.
+        place: Place,
+        /// The key.
+        key: String,
+        /// A known key much like it.
+        near: Option<String>,
+    },
+    /// The value is not allowed.
+    #[error("{place}: {key} = {value} is not allowed; expected {expected}; the default is {default}")]
+    Value {
+        /// Where it stands.
+        place: Place,
+        /// The key.
+        key: String,
+        /// The value; never that of a secret.
+        value: String,
+        /// What is allowed.
+        expected: String,
+        /// The default.
+        default: &'static str,
+    },
+    /// Two values do not go together.
+    #[error("{0}")]
+    Together(String),
+}
+
+/// Every fault that was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Faults(pub Vec<Fault>);
+
+/// Where settings may come from, weakest first.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// A settings file.
+    pub file: Option<PathBuf>,
+    /// The environment; only names that begin with `TIDEGATE_` are looked at.
+    pub environment: Vec<(String, String)>,
+    /// `key=value` pairs from the command line.
+    pub flags: Vec<(String, String)>,
+}
+
+/// All values by key, defaults included.
+#[derive(Debug, Clone)]
+pub(super) struct Values(BTreeMap<String, Value>);
+
+impl Sources {
+    pub(super) fn gather(&self) -> Result<Values, Faults> {
+        let mut gathering = Gathering { values: BTreeMap::new(), faults: Vec::new() };
+        for setting in SETTINGS {
+            let default = format!("value = {}", setting.default).parse::<toml::Table>().ok();
+            let value = default.and_then(|table| setting.kind.read(table.get("value")?));
+            match value {
+                Some(value) => {
+                    gathering.values.insert(setting.key.replace('*', DEFAULT_NAMESPACE), value);
+                }
+                None => {
+                    gathering.faults.push(Fault::Together(format!("the default of {} is not allowed", setting.key)))
+                }
+            }
+        }
+        if let Some(path) = &self.file {
+            gathering.file(path);
+        }
+        for (name, value) in &self.environment {
+            if let Some(rest) = name.strip_prefix("TIDEGATE_").filter(|_| !OTHER_VARIABLES.contains(&name.as_str())) {
+                let key = rest.to_lowercase().replace("__", ".");
+                gathering.text(Place::Environment(name.clone()), &key, value);
+            }
+        }
+        for (key, value) in &self.flags {
+            gathering.text(Place::Flag, key, value);
+        }
+        if gathering.faults.is_empty() { Ok(Values(gathering.values)) } else { Err(Faults(gathering.faults)) }
+    }
+}
+
+struct Gathering {
+    values: BTreeMap<String, Value>,
+    faults: Vec<Fault>,
+}
+
+impl Gathering {
+    fn file(&mut self, path: &Path) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                return self.faults.push(Fault::Unreadable { path: path.to_owned(), reason: error.to_string() });
+            }
+        };
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.table(path, "", &table),
+            Err(error) => {
+                let reason = error.to_string().trim_end().to_owned();
+                self.faults.push(Fault::Syntax { path: path.to_owned(), reason });
+            }
+        }
+    }
+
+    fn table(&mut self, path: &Path, prefix: &str, table: &toml::Table) {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            match value {
+                toml::Value::Table(inner) if schema::find(&key).is_none() => self.table(path, &key, inner),
+                _ => {
+                    let read = schema::find(&key).and_then(|setting| setting.kind.read(value));
+                    self.put(Place::File(path.to_owned()), &key, &value.to_string(), read);
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, place: Place, key: &str, text: &str) {
+        let read = schema::find(key).and_then(|setting| setting.kind.parse(text));
+        self.put(place, key, &format!("\"{text}\""), read);
+    }
+
+    fn put(&mut self, place: Place, key: &str, shown: &str, read: Option<Value>) {
+        match (schema::find(key), read) {
+            (None, _) => {
+                self.faults.push(Fault::Unknown { place, key: key.to_owned(), near: schema::nearest(key) });
+            }
+            (Some(_), Some(value)) => {
+                self.values.insert(key.to_owned(), value);
+            }
+            (Some(setting), None) => {
+                // A secret does not belong into a message, not even a wrong one.
+                let value = if key.starts_with("auth.") { "(not shown)".to_owned() } else { shown.to_owned() };
+                let (expected, default) = (setting.kind.to_string(), setting.default);
+                self.faults.push(Fault::Value { place, key: key.to_owned(), value, expected, default });
+            }
+        }
+    }
+}
+
+impl Values {
+    /// The namespaces that have settings of their own.
+    pub(super) fn namespaces(&self) -> Vec<String> {
+        let keys = self.0.keys().filter_map(|key| key.strip_prefix("rooms."));
+        let mut names: Vec<String> =
+            keys.filter_map(|rest| rest.rsplit_once('.')).map(|split| split.0.to_owned()).collect();
+        names.dedup();
+        names
+    }
+
+    /// The value of a key; of a namespace that does not say, the default namespace's. `SETTINGS` holds every key asked for, and a test asks for all of them.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key).or_else(|| {
+            let (_, name) = key.strip_prefix("rooms.")?.rsplit_once('.')?;
+            self.0.get(&format!("rooms.{DEFAULT_NAMESPACE}.{name}"))
+        })
+    }
+
+    pub(super) fn text(&self, key: &str) -> String {
+        match self.get(key) {
+            Some(Value::Text(text)) => text.clone(),
+            other => unreachable_value(key, other),
+        }
+    }
+
+    pub(super) fn flag(&self, key: &str) -> bool {
+        match self.get(key) {
+            Some(Value::Flag(flag)) => *flag,
+            other => unreachable_value(key, other),
+        }
+    }
+
+    pub(super) fn number(&self, key: &str) -> u64 {
+        match self.get(key) {
+            Some(Value::Number(number)) => *number,
+            other => unreachable_value(key, other),
+        }
+    }
+
+    /// A count or size that is used as a length in memory.
+    pub(super) fn length(&self, key: &str) -> usize {
+        usize::try_from(self.number(key)).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn time(&self, key: &str) -> std::time::Duration {
+        match self.get(key) {
+            Some(Value::Time(time)) => *time,
+            other => unreachable_value(key, other),
+        }
+    }
+
+    pub(super) fn list(&self, key: &str) -> Vec<String> {
+        match self.get(key) {
+            Some(Value::List(items)) => items.clone(),
+            other => unreachable_value(key, other),
+        }
+    }
+}
+
+/// The code asked for a key that the table does not have in this kind: a mistake in the code, which the test of the defaults finds.
+fn unreachable_value(key: &str, value: Option<&Value>) -> ! {
+    unreachable!("setting {key} is asked for in another kind than the table says: {value:?}")
+}

@@ -1,0 +1,309 @@
+//! The daemon's settings. In come a file, the environment and flags; out goes one [`Settings`] in which everything has its type, or every fault at once.
+//!
+//! [`schema`] is the table of all settings and the place to add one; `load` brings the sources together; [`value`] reads single values.
+//! Nothing here looks at the file system beyond the settings file, and nothing here is changed once the daemon runs.
+
+pub mod load;
+pub mod schema;
+pub mod value;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use load::Values;
+pub use load::{Fault, Faults, Sources};
+use tidegate_actors::{OnFull, Policy};
+
+use crate::auth::ApiKey;
+use crate::event::Ack;
+
+/// All settings; `config/default.toml` says what each means.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "each field is a setting, and the schema says what it means")]
+pub struct Settings {
+    pub server: Server,
+    pub log: Log,
+    pub auth: Auth,
+    pub rooms: Rooms,
+    pub limits: Limits,
+    pub heartbeat: Heartbeat,
+    pub cors_origins: Vec<String>,
+    pub host: Host,
+    pub generator: Generator,
+    pub metrics_public: bool,
+    pub logging: Logging,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub shutdown_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Log {
+    pub dir: PathBuf,
+    pub ack: Ack,
+    pub generation_bytes: u64,
+    pub generation_age: Duration,
+    pub bytes_max: u64,
+    pub flush_interval: Duration,
+    pub queue_events: usize,
+    pub append_timeout: Duration,
+    pub sync_timeout: Duration,
+    pub readers: usize,
+    pub tails_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Auth {
+    pub api_keys: Vec<ApiKey>,
+    pub token_file: PathBuf,
+}
+
+/// The settings of one namespace's rooms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Namespace {
+    pub retention: Retention,
+    pub policy: Policy,
+    pub wait: Duration,
+    pub durable: bool,
+    pub tail_events: usize,
+    pub tail_bytes: usize,
+    pub idempotency_window: Duration,
+    pub idempotency_ids: usize,
+    pub idle_after: Duration,
+}
+
+/// What a room keeps; `None` means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Retention {
+    pub count: Option<u64>,
+    pub age: Option<Duration>,
+    pub bytes: Option<u64>,
+}
+
+/// The settings of all namespaces.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    default: Arc<Namespace>,
+    named: HashMap<String, Arc<Namespace>>,
+}
+
+impl Rooms {
+    /// The settings of a namespace.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Arc<Namespace> {
+        Arc::clone(self.named.get(&namespace.to_lowercase()).unwrap_or(&self.default))
+    }
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Limits {
+    pub connections: usize,
+    pub mailbox_messages: usize,
+    pub mailbox_bytes: usize,
+    pub room_messages: usize,
+    pub room_bytes: usize,
+    pub source_messages: usize,
+    pub source_bytes: usize,
+    pub event_bytes: usize,
+    pub body_bytes: usize,
+    pub bodies_bytes: usize,
+    pub body_events: usize,
+    pub message_bytes: usize,
+    pub rooms_per_connection: usize,
+    pub rooms: usize,
+    pub cursor_bytes: usize,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub write_timeout: Duration,
+    pub send_buffer: usize,
+    pub poll_wait_max: Duration,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Heartbeat {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub comment: Duration,
+    pub retry: Duration,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Host {
+    pub enabled: bool,
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Generator {
+    pub enabled: bool,
+    pub rooms: u64,
+    pub rate: u64,
+    pub bytes: usize,
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Logging {
+    pub level: String,
+    pub format: String,
+}
+
+impl Settings {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn load(sources: &Sources) -> Result<Self, Faults> {
+        let values = sources.gather()?;
+        let mut faults = Vec::new();
+        let settings = Self::from_values(&values, &mut faults);
+        match settings {
+            Some(settings) if faults.is_empty() => Ok(settings),
+            _ => Err(Faults(faults)),
+        }
+    }
+
+    fn from_values(v: &Values, faults: &mut Vec<Fault>) -> Option<Self> {
+        let pairs = v.list("auth.api_keys");
+        let api_keys = pairs.iter().filter_map(|pair| match pair.split_once(':') {
+            Some((name, key)) if !name.is_empty() && !key.is_empty() => Some(ApiKey::new(name, key)),
+            _ => {
+                faults.push(Fault::Together(
+                    "auth.api_keys: each key is written name:key, with neither part empty".into(),
+                ));
+                None
+            }
+        });
+        let auth = Auth { api_keys: api_keys.collect(), token_file: v.text("auth.token_file").into() };
+        let limits = limits(v);
+        if limits.event_bytes > limits.body_bytes {
+            faults.push(Fault::Together(
+                "limits.event_bytes is larger than limits.body_bytes: such an event could not be published".into(),
+            ));
+        }
+        if limits.body_bytes > limits.bodies_bytes {
+            faults.push(Fault::Together(
+                "limits.body_bytes is larger than limits.bodies_bytes: such a body could not be taken in".into(),
+            ));
+        }
+        if let Err(error) = v.text("logging.level").parse::<tracing_subscriber::EnvFilter>() {
+            faults.push(Fault::Together(format!("logging.level is not a filter: {error}")));
+        }
+        Some(Self {
+            server: Server {
+                listen: v.text("server.listen").parse().ok()?,
+                shutdown_timeout: v.time("server.shutdown_timeout"),
+            },
+            log: log(v)?,
+            auth,
+            rooms: rooms(v),
+            limits,
+            heartbeat: Heartbeat {
+                interval: v.time("heartbeat.interval"),
+                timeout: v.time("heartbeat.timeout"),
+                comment: v.time("heartbeat.comment"),
+                retry: v.time("heartbeat.retry"),
+            },
+            cors_origins: v.list("cors.origins"),
+            host: Host { enabled: v.flag("sources.host.enabled"), interval: v.time("sources.host.interval") },
+            generator: Generator {
+                enabled: v.flag("sources.generator.enabled"),
+                rooms: v.number("sources.generator.rooms"),
+                rate: v.number("sources.generator.rate"),
+                bytes: v.length("sources.generator.bytes"),
+                seed: v.number("sources.generator.seed"),
+            },
+            metrics_public: v.flag("metrics.public"),
+            logging: Logging { level: v.text("logging.level"), format: v.text("logging.format") },
+        })
+    }
+}
+
+fn log(v: &Values) -> Option<Log> {
+    Some(Log {
+        dir: v.text("log.dir").into(),
+        ack: Ack::parse(&v.text("log.ack"))?,
+        generation_bytes: v.number("log.generation_bytes"),
+        generation_age: v.time("log.generation_age"),
+        bytes_max: v.number("log.bytes_max"),
+        flush_interval: v.time("log.flush_interval"),
+        queue_events: v.length("log.queue_events"),
+        append_timeout: v.time("log.append_timeout"),
+        sync_timeout: v.time("log.sync_timeout"),
+        readers: v.length("log.readers"),
+        tails_bytes: v.length("log.tails_bytes"),
+    })
+}
+
+fn rooms(v: &Values) -> Rooms {
+    let namespace = |name: &str| {
+        let key = |setting: &str| format!("rooms.{name}.{setting}");
+        let on_full = match v.text(&key("on_full")).as_str() {
+            "displace" => OnFull::Displace,
+            "reject" => OnFull::Reject,
+            "wait" => OnFull::Wait,
+            _ => OnFull::CatchUp,
+        };
+        Arc::new(Namespace {
+            retention: Retention {
+                count: Some(v.number(&key("retention_count"))).filter(|count| *count > 0),
+                age: Some(v.time(&key("retention_age"))).filter(|age| !age.is_zero()),
+                bytes: Some(v.number(&key("retention_bytes"))).filter(|bytes| *bytes > 0),
+            },
+            policy: Policy { on_full, conflate: v.flag(&key("conflate")) },
+            wait: v.time(&key("wait")),
+            durable: v.flag(&key("durable")),
+            tail_events: v.length(&key("tail_events")),
+            tail_bytes: v.length(&key("tail_bytes")),
+            idempotency_window: v.time(&key("idempotency_window")),
+            idempotency_ids: v.length(&key("idempotency_ids")),
+            idle_after: v.time(&key("idle_after")),
+        })
+    };
+    let named = v.namespaces().into_iter().map(|name| (name.to_lowercase(), namespace(&name))).collect();
+    Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named }
+}
+
+fn limits(v: &Values) -> Limits {
+    Limits {
+        connections: v.length("limits.connections"),
+        mailbox_messages: v.length("limits.mailbox_messages"),
+        mailbox_bytes: v.length("limits.mailbox_bytes"),
+        room_messages: v.length("limits.room_messages"),
+        room_bytes: v.length("limits.room_bytes"),
+        source_messages: v.length("limits.source_messages"),
+        source_bytes: v.length("limits.source_bytes"),
+        event_bytes: v.length("limits.event_bytes"),
+        body_bytes: v.length("limits.body_bytes"),
+        bodies_bytes: v.length("limits.bodies_bytes"),
+        body_events: v.length("limits.body_events"),
+        message_bytes: v.length("limits.message_bytes"),
+        rooms_per_connection: v.length("limits.rooms_per_connection"),
+        rooms: v.length("limits.rooms"),
+        cursor_bytes: v.length("limits.cursor_bytes"),
+        header_timeout: v.time("limits.header_timeout"),
+        body_timeout: v.time("limits.body_timeout"),
+        write_timeout: v.time("limits.write_timeout"),
+        send_buffer: v.length("limits.send_buffer"),
+        poll_wait_max: v.time("limits.poll_wait_max"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
