@@ -28,7 +28,7 @@ pub use census::Census;
 pub use error::{Fault, Full, Refused};
 pub use handler::{Flow, Handler};
 pub use inbox::{Batch, Inbox, Level};
-pub use mailbox::{Bounds, Counts, Depth, Mailbox, Offered, Weak, Window};
+pub use mailbox::{Bounds, Counts, Depth, Mailbox, Offered, Told, Weak, Window};
 pub use message::{Lane, Message, OnFull, Policy};
 pub use runner::Light;
 pub use shed::{Reason, Shed};

@@ -84,6 +84,21 @@ pub enum Offered {
     Closed,
 }
 
+/// What became of several offered messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Waiting.
+    pub queued: u64,
+    /// Waiting in place of an older one.
+    pub conflated: u64,
+    /// Left to the reader's history.
+    pub behind: u64,
+    /// Refused for want of room; the reader will be told.
+    pub shed: u64,
+    /// The mailbox takes nothing more.
+    pub closed: bool,
+}
+
 struct Shared<M: Message> {
     state: Mutex<State<M>>,
 }
@@ -147,6 +162,34 @@ impl<M: Message> Mailbox<M> {
                 Offered::Shed
             }
         }
+    }
+
+    /// Offers several messages under one lock and with one wake; what became of them is counted in `told`.
+    pub fn offer_all(&self, messages: impl Iterator<Item = M>, told: &mut Told) {
+        let mut given_up = Vec::new();
+        let waker = {
+            let mut state = self.lock();
+            for message in messages {
+                let mut slot = Some(message);
+                match state.admit(&mut slot, &mut given_up) {
+                    Verdict::Queued => told.queued += 1,
+                    Verdict::Conflated => told.conflated += 1,
+                    Verdict::Behind => told.behind += 1,
+                    Verdict::Closed => told.closed = true,
+                    Verdict::Full => {
+                        told.shed += 1;
+                        if let Some(message) = slot.take() {
+                            state.note_shed(&message, Reason::Rejected);
+                            given_up.push(message);
+                        }
+                    }
+                }
+                // What is refused by a closed mailbox is dropped outside the lock, as all that makes way.
+                given_up.extend(slot);
+            }
+            if state.has_news() { state.consumer.take() } else { None }
+        };
+        wake(waker);
     }
 
     /// Sends a message, waiting for room no longer than `limit`.

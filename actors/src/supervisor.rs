@@ -109,7 +109,7 @@ struct Kept {
 }
 
 enum Order {
-    Start(Child, oneshot::Sender<Result<(), Fault>>),
+    Start(Child, Option<oneshot::Sender<Result<(), Fault>>>),
     StartAgain(Kept),
     Stop,
 }
@@ -163,8 +163,15 @@ impl Supervisor {
     /// What its start failed with; then it is not kept and not started again.
     pub async fn spawn(&self, child: Child) -> Result<(), Fault> {
         let (reply, answer) = oneshot::channel();
-        self.actor.cast(Order::Start(child, reply)).map_err(|_| "the supervisor has ended")?;
+        self.actor.cast(Order::Start(child, Some(reply))).map_err(|_| "the supervisor has ended")?;
         answer.await.map_err(|_| "the supervisor has ended")?
+    }
+
+    /// Has a child started and does not wait: its mailbox collects meanwhile. A start that fails is tried again like a child that fails later; `false` if the supervisor
+    /// itself has ended.
+    #[must_use]
+    pub fn spawn_soon(&self, child: Child) -> bool {
+        self.actor.cast(Order::Start(child, None)).is_ok()
     }
 
     /// Closes all children's mailboxes, waits no longer than `limit` until they have worked them off, then ends those that have not and itself.
@@ -200,7 +207,12 @@ impl Actor for Port0 {
             Order::Start(child, reply) => {
                 let child = Arc::new(child);
                 let outcome = keeping.start(&myself, Kept { child, failures: Vec::new() }).await;
-                let _ = reply.send(outcome.map_err(|(_, fault)| fault));
+                match (outcome, reply) {
+                    // Whoever asked may have gone; the child lives on.
+                    (outcome, Some(reply)) => drop(reply.send(outcome.map_err(|(_, fault)| fault))),
+                    (Err((kept, fault)), None) => keeping.failed(&myself, kept, &fault),
+                    (Ok(()), None) => {}
+                }
             }
             Order::StartAgain(kept) => {
                 keeping.pausing -= 1;

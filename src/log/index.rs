@@ -39,12 +39,16 @@ pub struct RoomIndex {
     retention: Retention,
     /// The last seq in the log; what is above it lives in the room's tail only.
     logged: AtomicU64,
+    /// The last seq given out, kept here while the room itself is not in memory.
+    numbered: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     created: u64,
+    /// The last seq that was let go since the start, 0 if none.
+    gone: u64,
     places: VecDeque<Place>,
     count: u64,
     bytes: u64,
@@ -68,7 +72,7 @@ pub struct Held {
 impl RoomIndex {
     fn new(name: RoomName, created: u64, retention: Retention) -> Self {
         let state = State { created, ..State::default() };
-        Self { name, retention, logged: AtomicU64::new(0), state: Mutex::new(state) }
+        Self { name, retention, logged: AtomicU64::new(0), numbered: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
     /// The last seq in the log, 0 if none.
@@ -77,7 +81,20 @@ impl RoomIndex {
         self.logged.load(Ordering::Acquire)
     }
 
-    pub(super) fn created(&self) -> u64 {
+    /// The last seq given out, 0 if none.
+    #[must_use]
+    pub fn numbered(&self) -> u64 {
+        self.numbered.load(Ordering::Acquire).max(self.logged())
+    }
+
+    /// Notes that seqs up to this one were given out.
+    pub fn note_numbered(&self, seq: u64) {
+        self.numbered.fetch_max(seq, Ordering::AcqRel);
+    }
+
+    /// The room's very first seq; what it was made with until its first event is logged.
+    #[must_use]
+    pub fn created(&self) -> u64 {
         self.state.lock().created
     }
 
@@ -104,12 +121,14 @@ impl RoomIndex {
     #[must_use]
     pub fn continues(&self, after: u64) -> bool {
         let state = self.state.lock();
-        let Some(first) = state.first_held(self.retention) else { return false };
+        let Some(first) = state.first_held(self.retention) else { return after >= state.gone };
         if after == 0 {
             return first == state.created;
         }
         let at = state.places.partition_point(|place| place.last() < after);
-        after + 1 == first || (after >= first && state.places.get(at).is_some_and(|place| place.first <= after))
+        after + 1 == first
+            || after == state.gone
+            || (after >= first && state.places.get(at).is_some_and(|place| place.first <= after))
     }
 
     /// The seq before the first event that arrived at `ms` or later, by section: events of one section count as arrived with its last.
@@ -236,6 +255,7 @@ impl RoomIndex {
 impl State {
     fn pop_front(&mut self) {
         if let Some(front) = self.places.pop_front() {
+            self.gone = front.last();
             self.count -= u64::from(front.count);
             self.bytes -= u64::from(front.bytes);
         }
@@ -303,7 +323,7 @@ impl Index {
             // A room in memory holds a second reference.
             let forgotten = Arc::strong_count(room) == 1 && room.state.lock().places.is_empty();
             if forgotten {
-                self.raise_floor(room.logged());
+                self.raise_floor(room.numbered());
             }
             !forgotten
         });

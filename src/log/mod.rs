@@ -141,6 +141,8 @@ impl Log {
             abandoned: AtomicBool::new(false),
             flushed: Mutex::new((current.number, position)),
         });
+        // What retention lets go may still lie in generations that others keep.
+        shared.expire();
         // Every order holds permits, so the queue's own bound is never met; it is there because every queue has one.
         let (orders, queue) = bounded(settings.queue_events + 1024);
         let readers = Readers::start(&shared, settings.readers)?;
