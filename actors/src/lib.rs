@@ -23,6 +23,7 @@ mod state;
 pub mod supervisor;
 mod sync;
 pub mod testing;
+pub mod ticker;
 
 pub use census::Census;
 pub use error::{Fault, Full, Refused};

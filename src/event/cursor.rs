@@ -42,11 +42,11 @@ impl Cursor {
         parts.collect::<Result<_, _>>().map(Self::Rooms)
     }
 
-    /// Where this cursor stands in a room, if it says; `alone` if the room is the stream's only one.
+    /// Where this cursor stands in a room, if it says; `alone` if the room is the stream's only one. 0 stands before everything in every room.
     #[must_use]
     pub fn of(&self, room: &RoomName, alone: bool) -> Option<u64> {
         match self {
-            Self::Seq(seq) => alone.then_some(*seq),
+            Self::Seq(seq) => (alone || *seq == 0).then_some(*seq),
             Self::Rooms(rooms) => rooms.iter().find(|(name, _)| name == room).map(|(_, seq)| *seq),
         }
     }

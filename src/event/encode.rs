@@ -106,7 +106,6 @@ mod tests {
     use tidegate_actors::{Lane, Policy};
 
     use super::super::{Event, Parts, RoomKey, RoomName};
-    use super::*;
 
     fn event(kind: &str, key: Option<&str>, data: &[u8]) -> Event {
         let room = RoomKey::new(RoomName::parse("well:1").unwrap(), Policy::default());

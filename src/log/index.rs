@@ -87,6 +87,20 @@ impl RoomIndex {
         self.numbered.load(Ordering::Acquire).max(self.logged())
     }
 
+    /// Whether this process has given out seqs of this room.
+    #[must_use]
+    pub fn numbered_here(&self) -> bool {
+        self.numbered.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes the room's very first seq, if it has none yet.
+    pub fn begin(&self, first: u64) {
+        let mut state = self.state.lock();
+        if state.created == 0 {
+            state.created = first;
+        }
+    }
+
     /// Notes that seqs up to this one were given out.
     pub fn note_numbered(&self, seq: u64) {
         self.numbered.fetch_max(seq, Ordering::AcqRel);

@@ -15,7 +15,7 @@ use crate::event::{Event, RoomKey};
 const QUEUE: usize = 65_536;
 
 /// What is done with the events that were read.
-pub type Answer = Box<dyn FnOnce(Result<Vec<Arc<Event>>, LogError>) + Send>;
+pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Arc<Event>>, LogError>) + Send>;
 
 /// A request to read on in a room.
 pub struct Read {

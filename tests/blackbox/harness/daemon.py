@@ -118,7 +118,7 @@ class Daemon(Api):
         self.session.close()  # its kept connections lead to a process that is gone
         self.process = None
 
-    def run(self, *arguments, stdin=None, timeout=30, **settings):
+    def run(self, *arguments, stdin=None, timeout=15, **settings):
         """Runs the same binary with this daemon's settings to its end: a second daemon, or a command of the CLI."""
         return run(arguments, {**self.settings, **settings}, self.directory, stdin, timeout)
 
@@ -138,7 +138,7 @@ class Daemon(Api):
         raise AssertionError("no VmRSS")
 
 
-def run(arguments, settings, directory, stdin=None, timeout=30):
+def run(arguments, settings, directory, stdin=None, timeout=15):
     """Runs the binary to its end and returns how it came out; a command that hangs is a failure."""
     child = spawn([binary(), *map(str, arguments)], cwd=directory, env=environment(settings),
                   stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,

@@ -1,0 +1,55 @@
+//! WebSocket: every event and every notice is one text message; an event's bytes are the ones made when it was numbered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::Utf8Bytes;
+
+use super::json;
+use crate::engine::connections::dialect::Position;
+use crate::engine::connections::{Dialect, Notice};
+use crate::event::Event;
+
+/// Gathers messages.
+#[derive(Debug)]
+pub(in crate::edge) struct Ws {
+    messages: Vec<Utf8Bytes>,
+    bytes: usize,
+    heartbeat: Duration,
+}
+
+impl Ws {
+    pub(in crate::edge) fn new(heartbeat: Duration) -> Self {
+        Self { messages: Vec::new(), bytes: 0, heartbeat }
+    }
+
+    /// Gathers a message of the transport's own.
+    pub(in crate::edge) fn say(&mut self, text: String) {
+        self.bytes += text.len();
+        self.messages.push(text.into());
+    }
+}
+
+impl Dialect for Ws {
+    type Output = Vec<Utf8Bytes>;
+
+    fn event(&mut self, event: &Arc<Event>, _: &dyn Position) {
+        let json = event.json();
+        self.bytes += json.len();
+        // It was written as text, so this does not fail; were it not, there would be nothing to send.
+        self.messages.extend(Utf8Bytes::try_from(json).ok());
+    }
+
+    fn notice(&mut self, notice: &Notice<'_>, position: &dyn Position) {
+        self.say(json::notice(notice, position, self.heartbeat));
+    }
+
+    fn gathered(&self) -> usize {
+        self.bytes
+    }
+
+    fn take(&mut self, _: &dyn Position) -> Option<Vec<Utf8Bytes>> {
+        self.bytes = 0;
+        (!self.messages.is_empty()).then(|| std::mem::take(&mut self.messages))
+    }
+}

@@ -1,0 +1,61 @@
+//! `GET /v1/rooms/{room}/events`: history as JSON, with the cursor to go on from.
+
+use axum::response::Response;
+use bytes::{BufMut, BytesMut};
+
+use super::dialects::json;
+use super::params::Params;
+use super::problem::Problem;
+use super::{Edge, native};
+use crate::engine::rooms::{Start, StartAt};
+use crate::event::RoomName;
+
+const LIMIT_MAX: u64 = 1000;
+const LIMIT_DEFAULT: u64 = 100;
+
+/// Reads a room's history.
+pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+    let params = Params::parse(query, &["after", "since", "tail", "limit"])?;
+    let tail = params.number("tail", 0, LIMIT_MAX)?;
+    let limit = params.number("limit", 1, LIMIT_MAX)?;
+    let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
+    let start = match params.start(None)? {
+        None => Start::Tail(limit.unwrap_or(LIMIT_DEFAULT)),
+        Some(StartAt::After(cursor)) => {
+            let wrong = || Problem::parameter("after", format!("the cursor does not name the room {name}"));
+            Start::After(cursor.of(name, true).ok_or_else(wrong)?)
+        }
+        Some(StartAt::Since(ms)) => Start::Since(ms),
+        Some(StartAt::Tail(count)) => Start::Tail(count),
+        Some(StartAt::Live) => Start::Live,
+    };
+    let limit = limit.or(tail).unwrap_or(LIMIT_DEFAULT);
+    let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
+    let (mut after, gap) = room.begin(start);
+    let mut notices = BytesMut::new();
+    if let Some(gap) = gap {
+        notices.put_slice(json::gap(name, gap).as_bytes());
+    }
+    let mut events = BytesMut::new();
+    let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
+    while left > 0 {
+        let read = room.read_wait(after, left).await?;
+        let Some(last) = read.last() else { break };
+        after = last.seq;
+        for event in read.iter().filter(|event| event.arrived_ms >= since_ms) {
+            if !events.is_empty() {
+                events.put_u8(b',');
+            }
+            events.put_slice(&event.json());
+            left -= 1;
+        }
+    }
+    let more = after < room.head();
+    let mut body = BytesMut::with_capacity(events.len() + notices.len() + 300);
+    body.put_slice(format!("{{\"room\":\"{name}\",\"events\":[").as_bytes());
+    body.put_slice(&events);
+    body.put_slice(b"],\"notices\":[");
+    body.put_slice(&notices);
+    body.put_slice(format!("],\"cursor\":\"{after}\",\"more\":{more}}}").as_bytes());
+    Ok(native::json(body.freeze()))
+}

@@ -1,0 +1,77 @@
+//! The routes of the native API. `docs/api.md` is its description.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, Method, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::problem::Problem;
+use super::{Edge, auth, history, page, probes, publish, rooms, stream};
+use crate::event::RoomName;
+
+/// All routes, with the door in front.
+pub fn router(edge: Edge) -> Router {
+    let cors = cors(&edge);
+    Router::new()
+        .route("/", get(page::show))
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/api/health", get(probes::health))
+        .route("/metrics", get(probes::metrics))
+        .route("/v1/stream", get(stream::open))
+        .route("/v1/rooms", get(rooms::list))
+        .route("/v1/rooms/{*rest}", any(room))
+        .method_not_allowed_fallback(|| async { Problem::method("GET") })
+        .fallback(|| async { Problem::not_found("there is nothing here") })
+        .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
+        .layer(cors)
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request's handler panicked");
+            Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the daemon made a mistake")
+                .into_response()
+        }))
+        .with_state(edge)
+}
+
+fn cors(edge: &Edge) -> CorsLayer {
+    let origins = edge.settings.cors_origins.iter().filter_map(|origin| origin.parse().ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
+        .expose_headers([header::RETRY_AFTER])
+        .allow_credentials(true)
+}
+
+/// `/v1/rooms/{room}` and `/v1/rooms/{room}/events`. A room's name may hold slashes, so the path is taken apart here, before it is decoded: an `/events` that
+/// belongs to the name is written `%2Fevents`.
+async fn room(State(edge): State<Edge>, request: Request) -> Response {
+    let path = request.uri().path().strip_prefix("/v1/rooms/").unwrap_or_default();
+    let (raw, events) = match path.strip_suffix("/events") {
+        Some(raw) => (raw, true),
+        None => (path, false),
+    };
+    let name = percent_encoding::percent_decode_str(raw).decode_utf8_lossy();
+    let name = match RoomName::parse(&name) {
+        Ok(name) => name,
+        Err(error) => return Problem::parameter("room", error).into_response(),
+    };
+    let outcome = match (events, request.method()) {
+        (true, &Method::POST) => publish::publish(&edge, name, request).await,
+        (true, &Method::GET | &Method::HEAD) => history::read(&edge, &name, request.uri().query()).await,
+        (true, _) => Err(Problem::method("GET, POST")),
+        (false, &Method::GET | &Method::HEAD) => rooms::one(&edge, &name, request.uri().query()),
+        (false, _) => Err(Problem::method("GET")),
+    };
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// An answer in JSON that no cache may keep.
+pub(super) fn json(body: impl Into<axum::body::Body>) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (headers, body.into()).into_response()
+}

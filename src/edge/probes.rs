@@ -1,0 +1,74 @@
+//! `/livez`, `/readyz`, `/api/health`, `/metrics`.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::problem::Problem;
+use super::{Edge, native};
+use crate::metrics::{exporter, record};
+
+/// The process answers.
+pub(super) async fn livez() -> Response {
+    native::json("{\"status\":\"alive\"}")
+}
+
+/// It takes and serves events.
+pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem> {
+    if edge.is_stopping() {
+        return Err(Problem::unavailable("stopping", "the daemon is stopping"));
+    }
+    if let Some(fault) = edge.rooms.log().fault() {
+        return Err(fault.into());
+    }
+    Ok(native::json("{\"status\":\"ready\"}"))
+}
+
+/// How it is, for people and dashboards. Open to all, so it names nothing that is not theirs: no directory, no room.
+pub(super) async fn health(State(edge): State<Edge>) -> Response {
+    let log = edge.rooms.log().status();
+    let status = if edge.is_stopping() {
+        "stopping"
+    } else if log.fault.is_some() {
+        "degraded"
+    } else {
+        "ok"
+    };
+    let body = json!({
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": edge.started.elapsed().as_secs(),
+        "log": {
+            "writable": log.fault.is_none(),
+            "generations": log.generations,
+            "bytes": log.bytes,
+            "rooms": log.rooms,
+            "closed_in_order_before": log.clean,
+        },
+        "connections": edge.connections.count(),
+        "rooms": edge.rooms.count(),
+        "actors": edge.census.live(),
+    });
+    native::json(body.to_string())
+}
+
+/// Prometheus text.
+pub(super) async fn metrics(State(edge): State<Edge>) -> Result<Response, Problem> {
+    // Thousands of series take milliseconds to write.
+    let text = tokio::task::spawn_blocking(move || {
+        let log = edge.rooms.log().status();
+        record::snapshot(&record::Snapshot {
+            rooms: edge.rooms.count(),
+            tails_bytes: edge.rooms.tails_bytes(),
+            log_bytes: log.bytes,
+            log_generations: log.generations,
+            actors: edge.census.live(),
+            actors_failed: edge.census.failed(),
+            actors_restarted: edge.census.restarted(),
+        });
+        exporter::render()
+    });
+    let text = text.await.map_err(|_| Problem::unavailable("internal", "the figures could not be written"))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}

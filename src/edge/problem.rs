@@ -1,0 +1,155 @@
+//! How errors look: `application/problem+json` by RFC 9457.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::engine::rooms::PublishError;
+use crate::event::incoming::BodyError;
+use crate::log::LogError;
+
+/// When a client that was refused for want of room should come back, in seconds.
+const RETRY_SECONDS: u64 = 1;
+
+/// An error as a client sees it.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    detail: String,
+    errors: Vec<Value>,
+    retry_after: Option<u64>,
+    allow: Option<&'static str>,
+}
+
+impl Problem {
+    /// A problem of this status; `kind` names it for programs.
+    #[must_use]
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, detail: detail.into(), errors: Vec::new(), retry_after: None, allow: None }
+    }
+
+    /// Parameters that are not right.
+    #[must_use]
+    pub fn parameter(name: &str, detail: impl std::fmt::Display) -> Self {
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, "invalid-parameter", format!("{name}: {detail}"));
+        problem.errors.push(json!({ "field": name, "message": detail.to_string() }));
+        problem
+    }
+
+    /// Something that is not there.
+    #[must_use]
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    /// A method that a route does not have.
+    #[must_use]
+    pub fn method(allow: &'static str) -> Self {
+        let detail = format!("this resource answers {allow}");
+        let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
+        Self { allow: Some(allow), ..problem }
+    }
+
+    /// Come back later.
+    #[must_use]
+    pub fn unavailable(kind: &'static str, detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
+        Self { retry_after: Some(RETRY_SECONDS), ..problem }
+    }
+
+    /// Too much at once.
+    #[must_use]
+    pub fn busy(detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-much-at-once", detail);
+        Self { retry_after: Some(RETRY_SECONDS), ..problem }
+    }
+
+    /// The name for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The words for people.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:tidegate:problem:{}", self.kind),
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.errors.is_empty() {
+            body["errors"] = Value::Array(self.errors);
+        }
+        let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
+        let mut response = (self.status, headers, body.to_string()).into_response();
+        let out = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            out.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(allow) = self.allow {
+            out.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            out.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            BodyError::Broken(_) => Self::new(StatusCode::BAD_REQUEST, "broken-json", detail),
+            BodyError::Empty => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no-event", detail),
+            BodyError::TooMany(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-many-events", detail),
+            BodyError::EventTooLarge { item, .. } => {
+                let errors = vec![json!({ "item": item, "message": detail })];
+                Self { errors, ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", detail) }
+            }
+            BodyError::Invalid(faults) => {
+                let errors = faults.into_iter().map(|fault| {
+                    let mut error = json!({ "message": fault.message });
+                    if let Some(item) = fault.item {
+                        error["item"] = item.into();
+                    }
+                    if let Some(field) = fault.field {
+                        error["field"] = field.into();
+                    }
+                    error
+                });
+                let detail = "nothing was published: see errors";
+                let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-event", detail);
+                Self { errors: errors.collect(), ..problem }
+            }
+        }
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PublishError::RoomFull | PublishError::SourceFull => Self::busy(detail),
+            PublishError::TooManyRooms => Self::unavailable("too-many-rooms", detail),
+            PublishError::Log(_) => Self::unavailable("log-unavailable", detail),
+            PublishError::Unacknowledged => Self::unavailable("log-silent", detail),
+            PublishError::Failed | PublishError::Unavailable(_) => Self::unavailable("room-failed", detail),
+        }
+    }
+}
+
+impl From<LogError> for Problem {
+    fn from(error: LogError) -> Self {
+        Self::unavailable("log-unavailable", error.to_string())
+    }
+}

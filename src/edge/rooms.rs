@@ -1,0 +1,95 @@
+//! `GET /v1/rooms` and `GET /v1/rooms/{room}`.
+
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use serde_json::{Value, json};
+use tidegate_actors::OnFull;
+
+use super::params::Params;
+use super::problem::Problem;
+use super::{Edge, native};
+use crate::clock;
+use crate::engine::rooms::Room;
+use crate::event::{Pattern, RoomName};
+use crate::settings::Namespace;
+
+const LIMIT_MAX: u64 = 10_000;
+const LIMIT_DEFAULT: u64 = 1000;
+
+/// The rooms there are, by name.
+pub(super) async fn list(State(edge): State<Edge>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    let params = Params::parse(query.as_deref(), &["pattern", "limit"])?;
+    let pattern =
+        Pattern::parse(params.get("pattern").unwrap_or("*")).map_err(|error| Problem::parameter("pattern", error))?;
+    let limit = params.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+    // With many rooms this takes a while, and others should not wait for it.
+    let listed = tokio::task::spawn_blocking(move || {
+        let names = edge.rooms.names(&pattern);
+        let shown = names.iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).map(|name| describe(&edge, name));
+        json!({ "rooms": shown.collect::<Vec<_>>(), "total": names.len() })
+    });
+    let listed = listed.await.map_err(|_| Problem::unavailable("internal", "the list could not be made"))?;
+    Ok(native::json(listed.to_string()))
+}
+
+/// One room.
+pub(super) fn one(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+    Params::parse(query, &[])?;
+    let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
+    let mut body = of_room(&room);
+    body["settings"] = settings(room.settings());
+    body["state"] = Value::Null;
+    Ok(native::json(body.to_string()))
+}
+
+/// A room by its name, without bringing it into memory.
+fn describe(edge: &Edge, name: &RoomName) -> Value {
+    if let Some(room) = edge.rooms.in_memory(name) {
+        return of_room(&room);
+    }
+    let held = edge.rooms.log().room(name).and_then(|index| index.held());
+    json!({
+        "room": name.as_str(),
+        "namespace": name.namespace(),
+        "head": held.map_or(0, |held| held.last),
+        "first_seq": held.map(|held| held.first),
+        "held": held.map_or(0, |held| held.count),
+        "subscribers": 0,
+        "events_per_second": 0.0,
+        "last_timestamp": held.map(|held| clock::rfc3339(held.last_arrived_ms)),
+    })
+}
+
+fn of_room(room: &Room) -> Value {
+    let held = room.held();
+    let arrived_ms = room.last_arrived_ms();
+    json!({
+        "room": room.name().as_str(),
+        "namespace": room.name().namespace(),
+        "head": room.head(),
+        "first_seq": held.map(|held| held.0),
+        "held": held.map_or(0, |held| held.1),
+        "subscribers": room.subscribers(),
+        "events_per_second": (room.events_per_second() * 100.0).round() / 100.0,
+        "last_timestamp": (arrived_ms > 0).then(|| clock::rfc3339(arrived_ms)),
+    })
+}
+
+fn settings(settings: &Namespace) -> Value {
+    let on_full = match settings.policy.on_full {
+        OnFull::CatchUp => "catch_up",
+        OnFull::Displace => "displace",
+        OnFull::Reject => "reject",
+        OnFull::Wait => "wait",
+    };
+    json!({
+        "on_full": on_full,
+        "conflate": settings.policy.conflate,
+        "durable": settings.durable,
+        "retention_count": settings.retention.count,
+        "retention_age_seconds": settings.retention.age.map(|age| age.as_secs_f64()),
+        "retention_bytes": settings.retention.bytes,
+        "tail_events": settings.tail_events,
+        "tail_bytes": settings.tail_bytes,
+    })
+}

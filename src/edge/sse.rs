@@ -1,0 +1,134 @@
+//! Server-Sent Events: a connection whose actor is run by the task that writes the response.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Edge;
+use super::dialects::sse::Sse;
+use super::problem::Problem;
+use super::stream::{self, Wish};
+use crate::engine::connections::Notice;
+use crate::engine::connections::supervisor::{Connection, Member};
+use crate::metrics::record;
+use crate::settings::Heartbeat;
+
+/// What keeps proxies awake: a line that means nothing.
+const COMMENT: &[u8] = b":\n\n";
+
+/// Opens a stream.
+pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish) -> Result<Response, Problem> {
+    let (heartbeat, cursor_max) = (&edge.settings.heartbeat, edge.settings.limits.cursor_bytes);
+    let dialect = Sse::new(heartbeat.interval, cursor_max);
+    let (mut connection, member) = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
+    let cursor = connection.handler().cursor().len();
+    if cursor > cursor_max {
+        let detail = format!(
+            "so many rooms make a cursor of {cursor} bytes, more than a header should carry ({cursor_max}, limits.cursor_bytes); use WebSocket, or several streams"
+        );
+        return Err(Problem::parameter("rooms", detail));
+    }
+    let stream = Stream::new(connection, member, heartbeat);
+    let body = Body::from_stream(unfold(stream, |mut stream| async {
+        let bytes = stream.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), stream))
+    }));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        // Proxies must neither keep, nor change, nor gather it.
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, body).into_response())
+}
+
+struct Stream {
+    connection: Connection<Sse>,
+    _member: Member,
+    /// Woken every [`Stream::period`]; never touched by a delivery, so that one costs no timer.
+    timer: Pin<Box<Sleep>>,
+    heartbeat: Heartbeat,
+    next_heartbeat: Instant,
+    /// Whether anything was written since the timer was last woken.
+    written: bool,
+    first: bool,
+    ended: bool,
+}
+
+impl Stream {
+    fn new(connection: Connection<Sse>, member: Member, heartbeat: &Heartbeat) -> Self {
+        let now = Instant::now();
+        let timer = Box::pin(sleep_until(now + heartbeat.interval.min(heartbeat.comment)));
+        let next_heartbeat = now + heartbeat.interval;
+        let heartbeat = heartbeat.clone();
+        Self {
+            connection,
+            _member: member,
+            timer,
+            heartbeat,
+            next_heartbeat,
+            written: false,
+            first: true,
+            ended: false,
+        }
+    }
+
+    /// What is written next; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if std::mem::take(&mut self.first) {
+            let welcome = self.connection.handler().take().unwrap_or_default();
+            let retry = format!("retry: {}\n", self.heartbeat.retry.as_millis());
+            return Some([retry.as_bytes(), &welcome].concat().into());
+        }
+        if self.ended {
+            return None;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                output = self.connection.next() => match output {
+                    Ok(Some(bytes)) => {
+                        self.written = true;
+                        return Some(bytes);
+                    }
+                    Ok(None) | Err(_) => return self.end(),
+                },
+                () = &mut self.timer => if let Some(bytes) = self.beat() {
+                    return Some(bytes);
+                },
+            }
+        }
+    }
+
+    /// A heartbeat if it is time for one; else a comment, if nothing else was written meanwhile.
+    fn beat(&mut self) -> Option<Bytes> {
+        let now = Instant::now();
+        let session = self.connection.handler();
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + self.heartbeat.interval;
+            session.tell(&Notice::Heartbeat);
+        } else if !self.written {
+            session.dialect().raw(COMMENT);
+        }
+        self.written = false;
+        self.timer.as_mut().reset(self.next_heartbeat.min(now + self.heartbeat.comment));
+        session.take()
+    }
+
+    /// Says why the stream ends.
+    fn end(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        let session = self.connection.handler();
+        let (code, message) = session.closing()?.text();
+        record::connection_cut(code);
+        session.tell(&Notice::Error { code, message });
+        session.take()
+    }
+}

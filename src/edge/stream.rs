@@ -1,0 +1,122 @@
+//! `GET /v1/stream`: one URL, three transports. Reads what the client wants, starts its connection's actor, and hands it to the transport.
+
+use std::net::SocketAddr;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
+
+use super::params::Params;
+use super::problem::Problem;
+use super::{Edge, poll, sse, ws};
+use crate::engine::connections::supervisor::{Connection, Member};
+use crate::engine::connections::{Dialect, Notice};
+use crate::engine::rooms::StartAt;
+use crate::event::{Cursor, Pattern};
+use crate::metrics::record::{self, TransportMeter};
+
+/// What a stream's client asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) start: StartAt,
+}
+
+/// Opens a stream.
+pub(super) async fn open(
+    State(edge): State<Edge>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let upgrade = names(request.headers(), header::UPGRADE, "websocket");
+    let events = names(request.headers(), header::ACCEPT, "text/event-stream");
+    let allowed: &[&str] = if upgrade || events {
+        &["rooms", "after", "last_event_id", "since", "tail"]
+    } else {
+        &["rooms", "after", "last_event_id", "since", "tail", "wait"]
+    };
+    let query = request.uri().query().map(str::to_owned);
+    let params = Params::parse(query.as_deref(), allowed)?;
+    let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
+    let wish = wish(&params, header, edge.settings.limits.rooms_per_connection)?;
+    if upgrade {
+        let (mut parts, _) = request.into_parts();
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+        let upgrade = upgrade
+            .map_err(|error| Problem::new(axum::http::StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
+        return ws::open(edge, peer, wish, upgrade).await;
+    }
+    if wish.patterns.is_empty() {
+        return Err(Problem::parameter("rooms", "expected rooms or patterns, separated by commas"));
+    }
+    if events {
+        return sse::open(edge, peer, wish).await;
+    }
+    let max = edge.settings.limits.poll_wait_max;
+    let wait = params.duration("wait", max)?.unwrap_or(poll::WAIT_DEFAULT.min(max));
+    poll::open(edge, peer, wish, wait).await
+}
+
+fn names(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.to_ascii_lowercase().contains(word))
+}
+
+fn wish(params: &Params<'_>, header: Option<&str>, rooms_max: usize) -> Result<Wish, Problem> {
+    let patterns = parse_patterns(params.get("rooms").unwrap_or_default().split(','), rooms_max)?;
+    let start = params.start(header)?.unwrap_or(StartAt::Live);
+    check_cursor(&patterns, &start)?;
+    Ok(Wish { patterns, start })
+}
+
+/// Reads names and patterns; empty ones are passed over.
+pub(super) fn parse_patterns<'a>(names: impl Iterator<Item = &'a str>, max: usize) -> Result<Vec<Pattern>, Problem> {
+    let mut patterns = Vec::new();
+    for name in names.map(str::trim).filter(|name| !name.is_empty()) {
+        let pattern = Pattern::parse(name).map_err(|error| Problem::parameter("rooms", error))?;
+        if !patterns.contains(&pattern) {
+            patterns.push(pattern);
+        }
+        if patterns.len() > max {
+            return Err(Problem::parameter("rooms", format!("more than {max} (limits.rooms_per_connection)")));
+        }
+    }
+    Ok(patterns)
+}
+
+/// A bare seq is a cursor of one named room; of several, only 0, the beginning of all.
+pub(super) fn check_cursor(patterns: &[Pattern], start: &StartAt) -> Result<(), Problem> {
+    match start {
+        StartAt::After(Cursor::Seq(seq)) if *seq != 0 && !matches!(patterns, [Pattern::Room(_)]) => {
+            Err(Problem::parameter("after", "a cursor over several rooms names each: room=seq,room=seq"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Starts a connection's actor and has it follow what is wished. The welcome comes first, then gaps.
+pub(super) async fn start<D: Dialect>(
+    edge: &Edge,
+    peer: SocketAddr,
+    wish: &Wish,
+    dialect: D,
+    meter: &'static TransportMeter,
+) -> Result<(Connection<D>, Member), Problem> {
+    let started = edge.connections.start(&edge.rooms, dialect, meter, Some(peer)).await;
+    let Some((mut connection, member)) = started else {
+        record::connection_refused("stopping");
+        return Err(Problem::unavailable("stopping", "the daemon is stopping"));
+    };
+    let session = connection.handler();
+    let too_many = session.begin(&wish.patterns, &wish.start).await?;
+    if too_many {
+        let max = edge.settings.limits.rooms_per_connection;
+        let message = format!("more than {max} rooms match; the others are not followed (limits.rooms_per_connection)");
+        session.tell(&Notice::Error { code: "too_many_rooms", message: &message });
+    }
+    Ok((connection, member))
+}

@@ -1,0 +1,9 @@
+//! The engine: sources, rooms, connections. Data goes from left to right, sources → rooms → connections; an actor never waits for one to its left.
+//!
+//! [`sources`] bring events in, [`rooms`] number them, keep their newest in memory, hand them to the log and to their readers, [`connections`] serve one reader each.
+//! Nothing here knows HTTP or a wire shape.
+
+pub mod connections;
+pub mod log_keeper;
+pub mod rooms;
+pub mod sources;

@@ -1,0 +1,319 @@
+//! The room at work: numbers what is published, hands it to the log and to its readers at the same time, takes readers in.
+//!
+//! Messages: publishes (refused when the mailbox is full), readers' joins (wait for a place), retire. All in one lane, in the order in which they came. Supervisor: the rooms' supervisor. What survives a restart:
+//! the head, the tail and the readers, which live in [`Room`]; the readers then read on from the history, so that none misses what was numbered but not delivered.
+//!
+//! Per delivery: one lock of the reader's mailbox and one reference count, by `benches/fanout.rs`; several waiting publishes go to a reader under one lock and with one wake.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, OnFull, Reason, Told, Window};
+
+use super::recent::Recent;
+use super::room::{Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
+use super::sequencer::Sequencer;
+use super::{ROOM_WINDOW, Rooms};
+use crate::clock;
+use crate::engine::connections::Delivery;
+use crate::event::{Ack, Event};
+
+/// How much a room takes at once: enough to commit and deliver together what comes together, not so much that a join waits long.
+pub(super) const WINDOW: Window = ROOM_WINDOW;
+/// After so many readers others may run.
+const READERS_AT_ONCE: usize = 4096;
+/// How many of a room's last events are looked through for ids when it comes into memory.
+const WARM_EVENTS: usize = 1000;
+
+pub(super) struct RoomActor {
+    rooms: Rooms,
+    room: Arc<Room>,
+    sequencer: Sequencer,
+    recent: Recent,
+    /// Whether the last events before this start were looked through.
+    warm: bool,
+    /// Numbered, and not yet offered to the readers.
+    fresh: Vec<Arc<Event>>,
+}
+
+impl RoomActor {
+    pub(super) fn new(rooms: Rooms, room: Arc<Room>) -> Self {
+        let floor = room.floor.max(rooms.log().floor());
+        // What this process numbered itself it knows exactly, however the log was left the last time.
+        let exact = room.index().is_none_or(|index| index.numbered_here());
+        let clean = exact || rooms.log().was_clean();
+        let sequencer = Sequencer::after(room.head(), floor, clean);
+        Self { rooms, room, sequencer, recent: Recent::default(), warm: false, fresh: Vec::new() }
+    }
+
+    /// Brings the room's last events into memory and remembers their ids, so that a repetition is known after a restart too.
+    async fn warm_up(&mut self) {
+        self.warm = true;
+        let room = &self.room;
+        let head = room.head();
+        if head == 0 {
+            return;
+        }
+        let empty = room.tail.lock().is_empty();
+        let events_max = WARM_EVENTS.min(room.settings().tail_events);
+        if empty
+            && events_max > 0
+            && let Some(index) = room.index()
+            && let Some(after) = index.before_newest(events_max as u64)
+        {
+            match self.rooms.log().read_wait(room.key(), index, after, events_max).await {
+                Ok(events) => {
+                    let mut tail = room.tail.lock();
+                    tail.restore(events);
+                    room.tails_bytes.fetch_add(tail.bytes(), Ordering::Relaxed);
+                }
+                // Readers read from the disk then, and say so if it cannot be read.
+                Err(error) => tracing::error!(room = %room.name(), %error, "a room's last events cannot be read"),
+            }
+        }
+        let events = room.tail.lock().after(0, usize::MAX, usize::MAX);
+        self.remember(&events, clock::now_ms());
+    }
+
+    /// Numbers a publish, or says why not.
+    async fn publish(&mut self, mut publish: Publish) {
+        let received = publish.events.len();
+        let known = self.drop_known(&mut publish.events);
+        let duplicates = received - publish.events.len();
+        if publish.events.is_empty() {
+            let seq = known.unwrap_or(0);
+            self.room.meter.published(0, duplicates);
+            let receipt = Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, logged: None };
+            return publish.answer(receipt);
+        }
+        let log = self.rooms.log();
+        let permits = log.permits(publish.events.len());
+        if self.room.index().is_some() {
+            // A place in the log first: no number is spent on what cannot be kept.
+            let reserved = match log.fault() {
+                Some(fault) => Err(fault),
+                None => log.reserve(permits).await,
+            };
+            if let Err(error) = reserved {
+                return publish.refuse(PublishError::Log(error));
+            }
+        }
+        let events = self.number(&mut publish.events);
+        let (first_seq, last_seq) = (events[0].seq, events[events.len() - 1].seq);
+        let count = events.len();
+        let logged = self.keep(&events, publish.ack, permits);
+        self.fresh.extend(events);
+        self.room.meter.published(count, duplicates);
+        publish.answer(Receipt { count, first_seq, last_seq, duplicates, logged });
+    }
+
+    /// Takes out events whose id is known, also of those that stand twice in one publish; the seq of the first such.
+    fn drop_known(&mut self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) -> Option<u64> {
+        if events.iter().all(|event| event.id.is_none()) || self.room.settings().idempotency_window.is_zero() {
+            return None;
+        }
+        let mut first = None;
+        let mut here = std::collections::HashSet::new();
+        events.retain(|event| {
+            let Some(id) = &event.id else { return true };
+            let seq = self.recent.seq_of(id);
+            first = first.or(seq);
+            seq.is_none() && here.insert(id.clone())
+        });
+        first
+    }
+
+    fn number(&mut self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) -> SmallVec<[Arc<Event>; 1]> {
+        let now_us = clock::now_us();
+        // A clock that goes back does not take the order of arrival with it.
+        let now_ms = (now_us / 1000).max(self.room.arrived_ms.load(Ordering::Relaxed));
+        let first = self.sequencer.take(events.len() as u64);
+        let events: SmallVec<[Arc<Event>; 1]> = events
+            .drain(..)
+            .zip(first..)
+            .map(|(event, seq)| Arc::new(Event::number(self.room.key(), seq, now_ms, event)))
+            .collect();
+        let last = first + events.len() as u64 - 1;
+        self.room.created.compare_exchange(0, first, Ordering::AcqRel, Ordering::Relaxed).ok();
+        if let Some(index) = self.room.index() {
+            index.begin(first);
+            index.note_numbered(last);
+        }
+        let mut bytes = 0;
+        {
+            let mut tail = self.room.tail.lock();
+            for event in &events {
+                bytes += event.bytes();
+                tail.push(Arc::clone(event));
+            }
+        }
+        self.room.tails_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.room.head.store(last, Ordering::Release);
+        self.room.arrived_ms.store(now_ms, Ordering::Relaxed);
+        self.room.used_ms.store(now_ms, Ordering::Relaxed);
+        self.room.note_published(events.len(), now_us);
+        self.remember(&events, now_ms);
+        events
+    }
+
+    fn remember(&mut self, events: &[Arc<Event>], now_ms: u64) {
+        let settings = self.room.settings();
+        if settings.idempotency_window.is_zero() {
+            return;
+        }
+        for event in events {
+            if let Some(id) = &event.id {
+                self.recent.remember(id.clone(), event.seq, event.arrived_ms);
+            }
+        }
+        let window_ms = u64::try_from(settings.idempotency_window.as_millis()).unwrap_or(u64::MAX);
+        self.recent.forget(now_ms.saturating_sub(window_ms), settings.idempotency_ids);
+    }
+
+    fn keep(
+        &self,
+        events: &SmallVec<[Arc<Event>; 1]>,
+        ack: Ack,
+        permits: u32,
+    ) -> Option<tokio::sync::oneshot::Receiver<()>> {
+        let index = self.room.index()?;
+        self.rooms.log().append_reserved(index, events.clone(), ack, permits)
+    }
+
+    /// Offers what was numbered to all readers.
+    async fn deliver(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        if self.room.settings().policy.on_full == OnFull::Wait {
+            self.deliver_waiting().await;
+        } else {
+            let mut from = 0;
+            loop {
+                let (all, closed) = self.deliver_some(from);
+                closed.into_iter().for_each(|id| self.room.leave(id));
+                from += READERS_AT_ONCE;
+                if from >= all {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        self.fresh.clear();
+        self.room.trim_tail(self.room.last_arrived_ms(), self.rooms.tails_bytes_max());
+    }
+
+    /// Offers to some of the readers; how many there are, and whose mailbox is closed.
+    fn deliver_some(&self, from: usize) -> (usize, Vec<u64>) {
+        let members = self.room.members.lock();
+        let mut closed = Vec::new();
+        for (id, mailbox) in members.iter().skip(from).take(READERS_AT_ONCE) {
+            let mut told = Told::default();
+            mailbox.offer_all(self.fresh.iter().map(|event| Delivery::Event(Arc::clone(event))), &mut told);
+            if told.closed {
+                closed.push(*id);
+            }
+        }
+        (members.len(), closed)
+    }
+
+    /// Offers to all readers and waits for those that are full, all of them together no longer than the namespace says.
+    async fn deliver_waiting(&self) {
+        let members: Vec<_> = self.room.members.lock().values().cloned().collect();
+        let deadline = tokio::time::Instant::now() + self.room.settings().wait;
+        for mailbox in members {
+            for event in &self.fresh {
+                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+                let sent = mailbox.push_wait(Delivery::Event(Arc::clone(event)), left).await;
+                if let Err(refused) = sent {
+                    mailbox.shed(&refused.message, Reason::TimedOut);
+                }
+            }
+        }
+    }
+
+    /// Takes in a reader. Everything numbered so far has been offered to the others; everything numbered later will be offered to this one too.
+    fn join(&self, subscriber: &Subscriber, start: Start) -> Option<Joined> {
+        let (room, head) = (&self.room, self.room.head());
+        {
+            let mut members = room.members.lock();
+            // A reader that has gone meanwhile would never leave.
+            if members.contains_key(&subscriber.id) || subscriber.mailbox.is_closed() {
+                return None;
+            }
+            members.insert(subscriber.id, subscriber.mailbox.clone());
+        }
+        room.used_ms.store(clock::now_ms(), Ordering::Relaxed);
+        let (after, gap) = room.begin(start);
+        let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
+        subscriber.mailbox.follow(room.key().clone(), after, head);
+        Some(Joined { room: Arc::clone(room), after, since_ms, gap })
+    }
+
+    fn retire(&self, inbox: &Inbox<Order>) {
+        let room = &self.room;
+        room.members.lock().retain(|_, mailbox| !mailbox.is_closed());
+        let idle_ms = clock::now_ms().saturating_sub(room.used_ms.load(Ordering::Relaxed));
+        let idle = u128::from(idle_ms) >= room.settings().idle_after.as_millis();
+        // What only this memory holds keeps the room in it.
+        let kept_elsewhere = match room.index() {
+            Some(index) => index.logged() >= room.head(),
+            None => room.tail.lock().is_empty(),
+        };
+        if idle && kept_elsewhere && room.subscribers() == 0 && inbox.mailbox().depth().messages == 0 {
+            // From here on pushes are refused, and come again to the room's successor.
+            inbox.mailbox().close();
+        }
+    }
+}
+
+impl Handler for RoomActor {
+    type Message = Order;
+    type Output = ();
+
+    async fn started(&mut self) -> Result<(), Fault> {
+        let head = self.room.head();
+        for mailbox in self.room.members.lock().values() {
+            // After a failure: what was numbered and not delivered is read from the history.
+            mailbox.follow(self.room.key().clone(), 0, head);
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, batch: &mut Batch<Order>, inbox: &mut Inbox<Order>) -> Result<Flow<()>, Fault> {
+        if !self.warm {
+            self.warm_up().await;
+        }
+        let mut retire = false;
+        for order in batch.messages.drain(..) {
+            match order {
+                Order::Publish(publish) => self.publish(publish).await,
+                Order::Join { subscriber, start, reply } => {
+                    self.deliver().await;
+                    let joined = self.join(&subscriber, start);
+                    match (joined, reply) {
+                        (Some(joined), Some(reply)) => drop(reply.send(joined)),
+                        (Some(joined), None) => Delivery::joined(&subscriber.mailbox, joined),
+                        (None, Some(reply)) => {
+                            // Joined already, by name or by a pattern: nothing changes.
+                            let after = self.room.head();
+                            drop(reply.send(Joined { room: Arc::clone(&self.room), after, since_ms: 0, gap: None }));
+                        }
+                        (None, None) => {}
+                    }
+                }
+                Order::Retire => retire = true,
+            }
+        }
+        self.deliver().await;
+        if retire {
+            self.retire(inbox);
+        }
+        Ok(Flow::Continue)
+    }
+
+    async fn stopped(&mut self) {
+        self.rooms.remove(&self.room);
+    }
+}

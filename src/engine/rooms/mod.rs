@@ -1,0 +1,344 @@
+//! Rooms: named streams of events. In come publishes and readers' wishes, out go numbered events to the log and to readers' mailboxes. Knows no transport.
+//!
+//! [`Rooms`] is the registry: it finds a room or brings it to be, and tells new rooms to those who follow by pattern. [`room`] is what everybody may ask a room directly, `actor` is the room at work, [`tail`] its newest events in memory.
+
+mod actor;
+pub mod keeper;
+mod recent;
+pub mod room;
+mod sequencer;
+pub mod tail;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+use tidegate_actors::{Bounds, Child, Mailbox, OnFull, Refused, Supervisor, Window};
+use tokio::sync::oneshot;
+
+pub use room::{Gap, Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
+
+use crate::event::{Cursor, Pattern, RoomName};
+use crate::log::Log;
+use crate::settings::Settings;
+
+/// How long a reader waits for a place in a room's mailbox.
+const JOIN_WAIT: Duration = Duration::from_secs(5);
+/// How long to wait for a room that is just retiring before it is made anew.
+const RETIRING_PAUSE: Duration = Duration::from_millis(1);
+const RETIRING_TRIES: usize = 2000;
+
+/// All rooms in memory. Clones share them.
+#[derive(Clone)]
+pub struct Rooms(Arc<Registry>);
+
+struct Registry {
+    rooms: DashMap<RoomName, Arc<Room>, ahash::RandomState>,
+    /// Who follows by pattern; new rooms are matched against these.
+    watchers: Mutex<Vec<(Pattern, Arc<Subscriber>)>>,
+    settings: Arc<Settings>,
+    log: Log,
+    supervisor: Supervisor,
+    /// Bytes of all rooms' tails.
+    tails_bytes: Arc<AtomicUsize>,
+    /// The highest number of rooms that are gone and were never in the log.
+    floor: AtomicU64,
+}
+
+impl std::fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rooms").field("rooms", &self.0.rooms.len()).finish_non_exhaustive()
+    }
+}
+
+/// What came of a wish to follow.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// The rooms joined.
+    pub joined: Vec<Joined>,
+    /// Whether there were more than the reader may follow.
+    pub too_many: bool,
+}
+
+impl Rooms {
+    /// A registry without rooms. Rooms run under `supervisor`.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, log: Log, supervisor: Supervisor) -> Self {
+        Self(Arc::new(Registry {
+            rooms: DashMap::default(),
+            watchers: Mutex::new(Vec::new()),
+            settings,
+            log,
+            supervisor,
+            tails_bytes: Arc::new(AtomicUsize::new(0)),
+            floor: AtomicU64::new(0),
+        }))
+    }
+
+    /// How many rooms are in memory.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.rooms.len()
+    }
+
+    /// Bytes of all tails together.
+    #[must_use]
+    pub fn tails_bytes(&self) -> usize {
+        self.0.tails_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What all tails together may hold, in bytes.
+    pub(super) fn tails_bytes_max(&self) -> usize {
+        self.0.settings.log.tails_bytes
+    }
+
+    /// The log behind the rooms.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// The rooms in memory.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Room>> {
+        self.0.rooms.iter().map(|room| Arc::clone(&room)).collect()
+    }
+
+    /// A room, if it is in memory.
+    #[must_use]
+    pub fn in_memory(&self, name: &RoomName) -> Option<Arc<Room>> {
+        self.0.rooms.get(name).map(|room| Arc::clone(&room))
+    }
+
+    /// A room that is in memory, or of which the log holds something; `None` for a room that never was.
+    ///
+    /// # Errors
+    /// [`PublishError::TooManyRooms`].
+    pub fn find(&self, name: &RoomName) -> Result<Option<Arc<Room>>, PublishError> {
+        if let Some(room) = self.0.rooms.get(name) {
+            return Ok(Some(Arc::clone(&room)));
+        }
+        if self.0.log.room(name).is_some_and(|index| index.held().is_some()) {
+            return self.get_or_create(name).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The names of all rooms that match: those in memory and those that only the log knows.
+    #[must_use]
+    pub fn names(&self, pattern: &Pattern) -> Vec<RoomName> {
+        let in_memory = self.0.rooms.iter().map(|room| room.key().clone());
+        let mut names: Vec<RoomName> =
+            in_memory.chain(self.0.log.rooms()).filter(|name| pattern.matches(name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The room of this name, brought to be if need be. It works as soon as its actor has started; its mailbox takes publishes at once.
+    ///
+    /// # Errors
+    /// [`PublishError::TooManyRooms`].
+    pub fn get_or_create(&self, name: &RoomName) -> Result<Arc<Room>, PublishError> {
+        if let Some(room) = self.0.rooms.get(name) {
+            return Ok(Arc::clone(&room));
+        }
+        if self.0.rooms.len() >= self.0.settings.limits.rooms {
+            return Err(PublishError::TooManyRooms);
+        }
+        let room = match self.0.rooms.entry(name.clone()) {
+            Entry::Occupied(entry) => return Ok(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(self.make(name))),
+        };
+        // Its followers come first: their wishes are in its mailbox before anybody else can know the room.
+        let watchers = self.0.watchers.lock().clone();
+        for (_, subscriber) in watchers.into_iter().filter(|(pattern, _)| pattern.matches(name)) {
+            let start = Start::After(room.head());
+            let order = Order::Join { subscriber, start, reply: None };
+            // The mailbox is new and takes orders of this kind whatever it holds.
+            let _ = room.mailbox().answer(order);
+        }
+        let child = {
+            let (registry, room) = (self.clone(), Arc::clone(&room));
+            Child::new(format!("room {name}"), room.mailbox().clone(), actor::WINDOW, move || {
+                actor::RoomActor::new(registry.clone(), Arc::clone(&room))
+            })
+        };
+        let gone = {
+            let (registry, room) = (self.clone(), Arc::clone(&room));
+            move |_: &str| registry.remove(&room)
+        };
+        if !self.0.supervisor.spawn_soon(child.gave_up(gone)) {
+            room.mailbox().close_and_clear();
+        }
+        Ok(room)
+    }
+
+    fn make(&self, name: &RoomName) -> Arc<Room> {
+        let Registry { settings, log, tails_bytes, .. } = &*self.0;
+        let limits = &settings.limits;
+        let bounds = Bounds { messages: limits.room_messages, bytes: limits.room_bytes };
+        // The actor attaches when it starts.
+        let (mailbox, _) = Mailbox::new(bounds);
+        let floor = self.0.floor.load(Ordering::Acquire);
+        Arc::new(Room::new(name, settings.rooms.of(name.namespace()), log, mailbox, Arc::clone(tails_bytes), floor))
+    }
+
+    /// Takes a room out of the registry; its numbers stay spent.
+    fn remove(&self, room: &Arc<Room>) {
+        self.0.floor.fetch_max(room.head(), Ordering::AcqRel);
+        self.0.rooms.remove_if(room.name(), |_, other| Arc::ptr_eq(other, room));
+    }
+
+    /// Hands a publish to its room without waiting; a refusal goes to the publish's own reply.
+    pub fn publish(&self, name: &RoomName, publish: Publish) {
+        let room = match self.get_or_create(name) {
+            Ok(room) => room,
+            Err(error) => return publish.refuse(error),
+        };
+        match room.mailbox().push(Order::Publish(publish)) {
+            Ok(_) => {}
+            Err(Refused { message: Order::Publish(publish), why: tidegate_actors::Full::Closed }) => {
+                self.publish_again(name.clone(), publish);
+            }
+            Err(Refused { message: Order::Publish(publish), .. }) => publish.refuse(PublishError::RoomFull),
+            Err(_) => {}
+        }
+    }
+
+    /// A room that is just retiring takes nothing more; its successor will, in a moment.
+    fn publish_again(&self, name: RoomName, publish: Publish) {
+        let rooms = self.clone();
+        // Bounded by the publishers that wait for their answers, and in time.
+        tokio::spawn(async move {
+            let mut publish = publish;
+            for _ in 0..RETIRING_TRIES {
+                tokio::time::sleep(RETIRING_PAUSE).await;
+                let room = match rooms.get_or_create(&name) {
+                    Ok(room) => room,
+                    Err(error) => return publish.refuse(error),
+                };
+                match room.mailbox().push(Order::Publish(publish)) {
+                    Err(Refused { message: Order::Publish(back), why: tidegate_actors::Full::Closed }) => publish = back,
+                    Err(Refused { message: Order::Publish(back), .. }) => return back.refuse(PublishError::RoomFull),
+                    _ => return,
+                }
+            }
+            publish.refuse(PublishError::Unavailable("the room does not come back".to_owned()));
+        });
+    }
+
+    /// Has a reader follow everything it asks for, up to `rooms_max` rooms. Rooms that come to be later and match a pattern are joined then.
+    ///
+    /// # Errors
+    /// [`PublishError::TooManyRooms`], or a room that does not take readers now.
+    pub async fn follow(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        patterns: &[Pattern],
+        start: &StartAt,
+        rooms_max: usize,
+    ) -> Result<Followed, PublishError> {
+        let alone = matches!(patterns, [Pattern::Room(_)]);
+        let mut wanted: Vec<(RoomName, Start)> = Vec::new();
+        for pattern in patterns {
+            match pattern {
+                Pattern::Room(name) => wanted.push((name.clone(), start.named(name, alone))),
+                Pattern::Prefix(_) => {
+                    // First watch, then look: a room that comes to be in between is seen by one of the two.
+                    self.0.watchers.lock().push((pattern.clone(), Arc::clone(subscriber)));
+                    wanted.extend(self.names(pattern).into_iter().map(|name| {
+                        let start = start.matched(&name);
+                        (name, start)
+                    }));
+                }
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        wanted.retain(|(name, _)| seen.insert(name.clone()));
+        let too_many = wanted.len() > rooms_max;
+        wanted.truncate(rooms_max);
+        let mut waiting = Vec::with_capacity(wanted.len());
+        for (name, start) in wanted {
+            waiting.push(self.join(subscriber, &name, start).await?);
+        }
+        let mut joined = Vec::with_capacity(waiting.len());
+        for answer in waiting {
+            joined.push(answer.await.map_err(|_| PublishError::Failed)?);
+        }
+        Ok(Followed { joined, too_many })
+    }
+
+    async fn join(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        name: &RoomName,
+        start: Start,
+    ) -> Result<oneshot::Receiver<Joined>, PublishError> {
+        for _ in 0..RETIRING_TRIES {
+            let room = self.get_or_create(name)?;
+            let (reply, answer) = oneshot::channel();
+            let (subscriber, reply) = (Arc::clone(subscriber), Some(reply));
+            let order = Order::Join { subscriber, start, reply };
+            match room.mailbox().push_wait(order, JOIN_WAIT).await {
+                Ok(_) => return Ok(answer),
+                Err(Refused { why: tidegate_actors::Full::Closed, .. }) => tokio::time::sleep(RETIRING_PAUSE).await,
+                Err(_) => return Err(PublishError::RoomFull),
+            }
+        }
+        Err(PublishError::Failed)
+    }
+
+    /// Takes back a reader's patterns; all of them with `None`.
+    pub fn unwatch(&self, subscriber: u64, patterns: Option<&[Pattern]>) {
+        self.0.watchers.lock().retain(|(pattern, watcher)| {
+            watcher.id != subscriber || patterns.is_some_and(|patterns| !patterns.contains(pattern))
+        });
+    }
+}
+
+/// Where a reader wants to begin, over all its rooms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartAt {
+    /// With what comes next.
+    Live,
+    /// After a cursor.
+    After(Cursor),
+    /// With what arrived at or after this time, in milliseconds since 1970.
+    Since(u64),
+    /// With the newest so many events of each room.
+    Tail(u64),
+}
+
+impl StartAt {
+    /// Where to begin in a room that was asked for by name.
+    fn named(&self, name: &RoomName, alone: bool) -> Start {
+        match self {
+            // A cursor that does not name the room was given out before it was asked for.
+            Self::After(cursor) => cursor.of(name, alone).map_or(Start::Live, Start::After),
+            other => other.matched(name),
+        }
+    }
+
+    /// Where to begin in a room that a pattern matched.
+    fn matched(&self, name: &RoomName) -> Start {
+        match self {
+            Self::Live => Start::Live,
+            // A cursor names every room that there was; what it does not name has come to be since.
+            Self::After(cursor) => Start::After(cursor.of(name, false).unwrap_or(0)),
+            Self::Since(ms) => Start::Since(*ms),
+            Self::Tail(count) => Start::Tail(*count),
+        }
+    }
+}
+
+/// Publishes are refused when full; readers' wishes wait.
+pub(super) const fn order_policy(wait: bool) -> tidegate_actors::Policy {
+    tidegate_actors::Policy::on_full(if wait { OnFull::Wait } else { OnFull::Reject })
+}
+
+/// How much a room takes at once; see `actor`.
+pub(super) const ROOM_WINDOW: Window = Window { messages: 256, bytes: 4 << 20 };
