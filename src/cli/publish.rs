@@ -103,7 +103,9 @@ async fn lines(arguments: &PublishArguments) -> anyhow::Result<()> {
 async fn send(arguments: &PublishArguments, content_type: &str, body: Bytes) -> anyhow::Result<Value> {
     let ack = arguments.ack.as_ref().map_or(String::new(), |ack| format!("?ack={}", encode(ack)));
     let path = format!("/v1/rooms/{}/events{ack}", encode(&arguments.room));
-    let response = arguments.server.send(request("POST", &path).header(CONTENT_TYPE, content_type), body).await?;
+    let request = request("POST", &path).header(CONTENT_TYPE, content_type);
+    let response =
+        arguments.server.send(request, body).await.with_context(|| format!("publishing to {}", arguments.room))?;
     let body = response.into_body().collect().await?.to_bytes();
     serde_json::from_slice(&body).context("the daemon's answer is not JSON")
 }

@@ -78,7 +78,7 @@ fn greet(address: SocketAddr, token: Option<&str>) {
     let address = SocketAddr::new(host, address.port());
     let line = match token {
         Some(token) => format!("Open http://{address}/?token={token}"),
-        None => format!("Open http://{address}/?token=KEY with one of the keys of auth.api_keys"),
+        None => format!("Open http://{address}/ and sign in with one of the keys of auth.api_keys"),
     };
     // Somebody who closed standard output does not want it.
     let _ = writeln!(std::io::stdout(), "{line}");

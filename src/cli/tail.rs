@@ -78,8 +78,9 @@ async fn open(arguments: &TailArguments, cursor: Option<&str>) -> anyhow::Result
         (None, None, None, None) => String::new(),
     };
     path.push_str(&start);
-    let response =
-        arguments.server.send(request("GET", &path).header(ACCEPT, "text/event-stream"), Bytes::new()).await?;
+    let request = request("GET", &path).header(ACCEPT, "text/event-stream");
+    let response = arguments.server.send(request, Bytes::new()).await;
+    let response = response.with_context(|| format!("following {}", arguments.rooms.join(", ")))?;
     Ok(response.into_body())
 }
 

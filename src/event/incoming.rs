@@ -245,7 +245,7 @@ fn item<'a, T: Incoming<'a>>(
             let path =
                 serde_path_to_error::deserialize::<_, T>(&mut deserializer).err().map(|error| error.path().to_string());
             let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            let message = shorten(message.split(" at line ").next().unwrap_or_default());
             own.list.push(ItemFault { item: index, field: field_of(path, &message), message });
             Ok(None)
         }
@@ -253,10 +253,20 @@ fn item<'a, T: Incoming<'a>>(
     }
 }
 
+/// serde repeats a wrong value whole.
+fn shorten(message: &str) -> String {
+    message.char_indices().nth(200).map_or_else(|| message.to_owned(), |(end, _)| format!("{}…", &message[..end]))
+}
+
 /// The field that a message of serde's is about: by its path, or, for a missing or unknown field, by the name in backquotes.
 fn field_of(path: Option<String>, message: &str) -> Option<String> {
     path.filter(|path| path != "." && !path.is_empty())
         .or_else(|| message.split('`').nth(1).filter(|_| message.contains("field")).map(str::to_owned))
+}
+
+/// As much of a wrong value as an answer repeats.
+fn shown(text: &str) -> &str {
+    text.char_indices().nth(60).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Collects the faults of one item.
@@ -283,7 +293,7 @@ impl Faults<'_> {
     fn priority(&mut self, text: Option<&str>) -> Lane {
         let Some(text) = text else { return Lane::Normal };
         parse_priority(text).unwrap_or_else(|| {
-            self.add("priority", format!("expected {PRIORITIES}, got {text:?}"));
+            self.add("priority", format!("expected {PRIORITIES}, got {:?}", shown(text)));
             Lane::Normal
         })
     }
@@ -291,7 +301,7 @@ impl Faults<'_> {
     fn time(&mut self, field: &str, text: &str) -> Option<u64> {
         let time = clock::parse_rfc3339(text);
         if time.is_none() {
-            self.add(field, format!("expected a time such as 2026-11-20T06:10:00.000Z, got {text:?}"));
+            self.add(field, format!("expected a time such as 2026-11-20T06:10:00.000Z, got {:?}", shown(text)));
         }
         time
     }
@@ -325,7 +335,7 @@ impl<'a> Incoming<'a> for Native<'a> {
 impl<'a> Incoming<'a> for Cloud<'a> {
     fn check(self, faults: &mut Faults<'_>) -> NewEvent {
         if self.specversion != "1.0" {
-            faults.add("specversion", format!("expected \"1.0\", got {:?}", self.specversion));
+            faults.add("specversion", format!("expected \"1.0\", got {:?}", shown(&self.specversion)));
         }
         faults.text("id", &self.id, TEXT_MAX);
         faults.text("source", &self.source, TEXT_MAX);

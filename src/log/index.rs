@@ -182,13 +182,16 @@ impl RoomIndex {
         found
     }
 
-    pub(super) fn append(&self, place: Place) {
+    /// Takes in newly written events; how many older ones retention lets go for them.
+    pub(super) fn append(&self, place: Place) -> u64 {
         let mut state = self.state.lock();
         state.count += u64::from(place.count);
         state.bytes += u64::from(place.bytes);
         state.places.push_back(place);
+        let gone = state.let_go(self.retention, place.arrived_ms);
         drop(state);
         self.logged.store(place.last(), Ordering::Release);
+        gone
     }
 
     /// Takes in a place found at the start. Of two that hold the same events (a copy was made and its original not yet deleted) the newer one stays.
@@ -234,24 +237,9 @@ impl RoomIndex {
         found
     }
 
-    /// Lets go what retention does not keep; the places that are gone.
-    pub(super) fn expire(&self, now_ms: u64) -> Vec<Place> {
-        let mut state = self.state.lock();
-        let mut gone = Vec::new();
-        while let Some(front) = state.places.front().copied() {
-            let over_count = self.retention.count.is_some_and(|max| state.count - u64::from(front.count) >= max);
-            let over_bytes = self.retention.bytes.is_some_and(|max| state.bytes > max && state.places.len() > 1);
-            let over_age = self
-                .retention
-                .age
-                .is_some_and(|age| u128::from(now_ms.saturating_sub(front.arrived_ms)) > age.as_millis());
-            if !(over_count || over_bytes || over_age) {
-                break;
-            }
-            state.pop_front();
-            gone.push(front);
-        }
-        gone
+    /// Lets go what retention does not keep; how many events that are.
+    pub(super) fn expire(&self, now_ms: u64) -> u64 {
+        self.state.lock().let_go(self.retention, now_ms)
     }
 
     /// Lets go everything in a generation, whatever retention says; how many events that were.
@@ -267,6 +255,22 @@ impl RoomIndex {
 }
 
 impl State {
+    fn let_go(&mut self, retention: Retention, now_ms: u64) -> u64 {
+        let mut gone = 0;
+        while let Some(front) = self.places.front() {
+            let over_count = retention.count.is_some_and(|max| self.count - u64::from(front.count) >= max);
+            let over_bytes = retention.bytes.is_some_and(|max| self.bytes > max && self.places.len() > 1);
+            let age_ms = u128::from(now_ms.saturating_sub(front.arrived_ms));
+            let over_age = retention.age.is_some_and(|age| age_ms > age.as_millis());
+            if !(over_count || over_bytes || over_age) {
+                break;
+            }
+            gone += u64::from(front.count);
+            self.pop_front();
+        }
+        gone
+    }
+
     fn pop_front(&mut self) {
         if let Some(front) = self.places.pop_front() {
             self.gone = front.last();

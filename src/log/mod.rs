@@ -379,7 +379,7 @@ impl Shared {
     fn expire(&self) {
         let now_ms = clock::now_ms();
         for room in self.index.rooms() {
-            let gone: u64 = room.expire(now_ms).iter().map(|place| u64::from(place.count)).sum();
+            let gone = room.expire(now_ms);
             if gone > 0 {
                 record::log_expired(room.name.namespace(), gone);
             }

@@ -143,7 +143,10 @@ impl Writer {
         });
         for (_, places) in chunks {
             for (room, place) in places {
-                room.append(Place { position: self.position, ..place });
+                let gone = room.append(Place { position: self.position, ..place });
+                if gone > 0 {
+                    record::log_expired(room.name.namespace(), gone);
+                }
             }
             self.position += 1;
         }

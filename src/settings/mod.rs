@@ -192,11 +192,6 @@ impl Settings {
         });
         let auth = Auth { api_keys: api_keys.collect(), token_file: v.text("auth.token_file").into() };
         let limits = limits(v);
-        if limits.event_bytes > limits.body_bytes {
-            faults.push(Fault::Together(
-                "limits.event_bytes is larger than limits.body_bytes: such an event could not be published".into(),
-            ));
-        }
         if limits.body_bytes > limits.bodies_bytes {
             faults.push(Fault::Together(
                 "limits.body_bytes is larger than limits.bodies_bytes: such a body could not be taken in".into(),

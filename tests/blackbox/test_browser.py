@@ -89,7 +89,7 @@ def test_the_page_shows_live_values_of_the_host(page, browser):
 
 
 def test_the_page_lists_the_rooms(page, browser):
-    browser.wait("document.querySelector('#rooms [data-room=\"host:cpu\"]')", "host:cpu in #rooms")
+    browser.wait("!!document.querySelector('#rooms [data-room=\"host:cpu\"]')", "host:cpu in #rooms")
 
 
 def test_the_page_follows_a_room(page, browser):
@@ -121,7 +121,7 @@ def test_the_page_shows_what_is_published_as_text_and_never_as_markup(page, brow
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_fits_its_window(page, browser, width):
     browser.size(width)
-    browser.wait("document.querySelector('#rooms [data-room]')", "rows in #rooms")
+    browser.wait("!!document.querySelector('#rooms [data-room]')", "rows in #rooms")
     scroll_width, inner_width = browser.run("[document.documentElement.scrollWidth, innerWidth]")
     assert scroll_width <= inner_width == width, "a phone without `viewport` in the page lays out wider, too"
 

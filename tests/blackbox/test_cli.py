@@ -90,9 +90,9 @@ def test_tail_shows_an_event_the_moment_it_comes(daemon, room):
     child = spawn([binary(), "tail", room, "--tail", "1", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                   stderr=subprocess.PIPE, env=environment({"URL": daemon.url, "TOKEN": daemon.key}), cwd=daemon.directory)
     out, err = Lines(child.stdout), Lines(child.stderr)
-    assert out.wait_for('"n":0', 10), err.text()
+    assert out.wait_for('"n": 0', 10), err.text()
     daemon.publish_numbers(room, [1])
-    assert out.wait_for('"n":1', 10), f"not shown while it runs:\n{out.text()}{err.text()}"
+    assert out.wait_for('"n": 1', 10), f"not shown while it runs:\n{out.text()}{err.text()}"
     kill(child)
 
 

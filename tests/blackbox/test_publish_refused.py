@@ -111,7 +111,7 @@ def test_a_body_without_any_event_is_refused(daemon, full_room, body, content_ty
     refused(daemon, full_room, body, 400, 422, content_type=content_type)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", "nonsense"])
+@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data", "application/xml", "nonsense"])
 def test_an_unknown_content_type_is_refused(daemon, full_room, content_type):
     refused(daemon, full_room, json.dumps(GOOD), 415, content_type=content_type)
 

@@ -87,8 +87,8 @@ def test_a_cursor_of_several_rooms_goes_on_in_each_of_them(daemon, room, sse):
     stream.welcome()
     for name in names:
         daemon.publish_numbers(name, range(3))
-    seen = data_of(stream.take(5))
-    cursor = stream.last_id
+    messages = stream.take(5)
+    seen, cursor = data_of(messages), messages[-1].last_id
     stream.stop()
     for name in names:
         daemon.publish_numbers(name, range(3, 6))
@@ -259,7 +259,7 @@ def test_a_heartbeat_comes_in_its_interval_and_carries_the_cursor(start_daemon, 
 
 
 def test_comments_keep_a_quiet_stream_awake(start_daemon, room, sse):
-    stream = sse(start_daemon(HEARTBEAT__INTERVAL="500ms"), room)
+    stream = sse(start_daemon(HEARTBEAT__COMMENT="300ms"), room)
     stream.welcome()
     stream.wait(lambda: stream.comments, "a comment", timeout=20)
 

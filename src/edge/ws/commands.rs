@@ -62,8 +62,8 @@ impl Reply {
 
 #[derive(Deserialize)]
 struct Head<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
+    #[serde(borrow, rename = "type", default)]
+    kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     id: Option<&'a RawValue>,
 }
@@ -105,28 +105,33 @@ command!(Ping { #[serde(borrow, default)] data: Option<&'a RawValue>, });
 command!(Plain {});
 command!(Refresh { #[serde(borrow)] token: Cow<'a, str>, });
 
+/// Text or a number, not too long to be repeated.
+fn is_id(json: &str) -> bool {
+    json.len() <= ID_BYTES && json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
+}
+
 impl Serving {
     /// Does what a client says and gathers the answer.
     pub(super) async fn command(&mut self, text: &str) {
         let reply = match serde_json::from_str::<Head<'_>>(text) {
-            Ok(Head { kind, id }) => {
-                let id = id.map(RawValue::get);
-                match id.filter(|id| {
-                    id.len() > ID_BYTES || !id.starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'])
-                }) {
-                    Some(_) => Some(Reply::error(
-                        None,
-                        "invalid_field",
-                        &format!("id: expected text or a number of at most {ID_BYTES} bytes"),
-                    )),
-                    None => self.obey(&kind, id, text).await.unwrap_or_else(Some),
+            Ok(Head { kind, id }) => match id.map(RawValue::get).filter(|id| !is_id(id)) {
+                Some(_) => {
+                    let message = format!("id: expected text or a number of at most {ID_BYTES} bytes");
+                    Some(Reply::error(None, "invalid_field", &message))
                 }
+                None => {
+                    let id = id.map(RawValue::get);
+                    let kind: Option<Cow<'_, str>> = kind.and_then(|kind| serde_json::from_str(kind.get()).ok());
+                    match kind {
+                        Some(kind) => self.obey(&kind, id, text).await.unwrap_or_else(Some),
+                        None => Some(Reply::error(id, "invalid_field", &format!("type: expected one of {COMMANDS}"))),
+                    }
+                }
+            },
+            Err(error) if error.is_data() => {
+                let message = format!("expected an object with a type ({COMMANDS}): {error}");
+                Some(Reply::error(None, "invalid_field", &message))
             }
-            Err(error) if error.is_data() => Some(Reply::error(
-                None,
-                "invalid_field",
-                &format!("expected an object with a type ({COMMANDS}): {error}"),
-            )),
             Err(error) => Some(Reply::error(None, "invalid_json", &error.to_string())),
         };
         if let Some(reply) = reply {
@@ -263,7 +268,7 @@ impl Serving {
             .field("conflated", counts.conflated)
             .field("waiting", depth.messages)
             .field("behind", depth.behind)
-            .field("rooms", session.following())
+            .field("rooms", names(&session.patterns()))
     }
 }
 
@@ -299,7 +304,7 @@ fn body_error(id: Option<&str>, error: &BodyError) -> Reply {
     }
 }
 
-fn names(patterns: &[Pattern]) -> String {
+fn names(patterns: &[impl std::fmt::Display]) -> String {
     // Letters of a name need no escape in JSON.
     let names: Vec<String> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
     format!("[{}]", names.join(","))

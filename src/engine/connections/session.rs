@@ -89,6 +89,8 @@ impl Position for Place<'_> {
     fn write(&self, out: &mut String) {
         match self.follows.values().next() {
             Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(only.reached)),
+            // No room yet: whatever comes to be later is wanted from its beginning.
+            None => out.push('0'),
             _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), follow.reached)), out),
         }
     }

@@ -113,6 +113,7 @@ impl RoomActor {
         if events.iter().all(|event| event.id.is_none()) || self.room.settings().idempotency_window.is_zero() {
             return None;
         }
+        self.forget_old(clock::now_ms());
         let mut first = None;
         let mut here = std::collections::HashSet::new();
         events.retain(|event| {
@@ -167,6 +168,12 @@ impl RoomActor {
                 self.recent.remember(id.clone(), event.seq, event.arrived_ms);
             }
         }
+        self.forget_old(now_ms);
+    }
+
+    /// Forgets ids whose time is over.
+    fn forget_old(&mut self, now_ms: u64) {
+        let settings = self.room.settings();
         let window_ms = u64::try_from(settings.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         self.recent.forget(now_ms.saturating_sub(window_ms), settings.idempotency_ids);
     }

@@ -222,7 +222,9 @@ impl Rooms {
                     Err(error) => return publish.refuse(error),
                 };
                 match room.mailbox().push(Order::Publish(publish)) {
-                    Err(Refused { message: Order::Publish(back), why: tidegate_actors::Full::Closed }) => publish = back,
+                    Err(Refused { message: Order::Publish(back), why: tidegate_actors::Full::Closed }) => {
+                        publish = back
+                    }
                     Err(Refused { message: Order::Publish(back), .. }) => return back.refuse(PublishError::RoomFull),
                     _ => return,
                 }
