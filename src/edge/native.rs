@@ -58,7 +58,10 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
     let name = percent_encoding::percent_decode_str(raw).decode_utf8_lossy();
     let name = match RoomName::parse(&name) {
         Ok(name) => name,
-        Err(error) => return Problem::parameter("room", error).into_response(),
+        Err(error) => {
+            publish::drain_unwanted(request.into_body()).await;
+            return Problem::parameter("room", error).into_response();
+        }
     };
     let outcome = match (events, request.method()) {
         (true, &Method::POST) => publish::publish(&edge, name, request).await,

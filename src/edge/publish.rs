@@ -1,10 +1,11 @@
 //! `POST /v1/rooms/{room}/events`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
@@ -22,9 +23,30 @@ use crate::metrics::record;
 /// How much of a body that is too large is read and thrown away, as a multiple of what is allowed, so that its sender gets to read the answer.
 const DRAIN_FACTOR: usize = 4;
 
+/// What of a body that is not wanted is read, so that its connection can go on.
+const UNWANTED_BYTES: usize = 64 << 10;
+
+/// Reads a little of a body that is not wanted: a sender that is still at it would see a reset instead of the answer.
+pub(super) async fn drain_unwanted(body: Body) {
+    let reading = drain(body, UNWANTED_BYTES);
+    // A sender that takes its time is not waited for.
+    let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
+}
+
 /// Publishes a body.
 pub(super) async fn publish(edge: &Edge, room: RoomName, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
+    match check(edge, &head) {
+        Ok((ack, format)) => take(edge, room, ack, format, body).await,
+        Err(problem) => {
+            drain_unwanted(body).await;
+            Err(problem)
+        }
+    }
+}
+
+/// What a request's head says, before its body is read.
+fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Format), Problem> {
     let params = Params::parse(head.uri.query(), &["ack"])?;
     let ack = match params.get("ack") {
         None => edge.settings.log.ack,
@@ -35,6 +57,10 @@ pub(super) async fn publish(edge: &Edge, room: RoomName, request: Request) -> Re
         let detail = "expected application/json, application/x-ndjson, application/cloudevents+json or application/cloudevents-batch+json";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
     })?;
+    Ok((ack, format))
+}
+
+async fn take(edge: &Edge, room: RoomName, ack: Ack, format: Format, body: Body) -> Result<Response, Problem> {
     let limits = &edge.settings.limits;
     let read = tokio::time::timeout(limits.body_timeout, read_body(edge, body));
     let timed_out = || {

@@ -184,7 +184,12 @@ def test_a_reader_comes_back_after_kill_9_and_has_missed_nothing_acknowledged(da
     seen, cursor = [], first
     for _ in range(3):
         stream = sse(daemon, room, last_id=cursor)
-        seen += stream.take(20)
+        wanted = len(seen) + 20
+        while len(seen) < wanted:
+            message = stream.next()
+            # What was delivered and lost in the crash was never acknowledged: a cursor on it is answered with a gap.
+            assert message.name in ("message", "welcome", "gap"), message
+            seen += [message] if message.name == "message" else []
         daemon.kill9()
         rest, _ = stream.ended()
         seen += [message for message in rest if message.name == "message"]

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Level, Mailbox};
+use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Level, Mailbox, Shed};
 
 use super::dialect::Position;
 use super::{Closing, Control, Delivery, Dialect, Notice};
@@ -67,6 +67,8 @@ pub struct Session<D: Dialect> {
     behind: VecDeque<RoomKey>,
     /// Whether an answer from the disk is awaited.
     reading: bool,
+    /// What was given up and is not told yet: each run is told in its place in the order of its room.
+    shed: Vec<Shed<RoomKey>>,
     rooms_max: usize,
     stats: Stats,
     conflated: u64,
@@ -124,6 +126,7 @@ impl<D: Dialect> Session<D> {
             follows: Follows::default(),
             behind: VecDeque::new(),
             reading: false,
+            shed: Vec::new(),
             rooms_max,
             stats: Stats::default(),
             conflated: 0,
@@ -376,8 +379,16 @@ impl<D: Dialect> Session<D> {
         }
     }
 
-    fn tell_shed(&mut self, batch: &mut Batch<Delivery>) {
-        for run in batch.shed.drain(..) {
+    /// Tells what was given up: of one room before one of its events, or all that is left.
+    fn tell_shed(&mut self, before: Option<(&RoomKey, u64)>) {
+        let mut index = 0;
+        while let Some(run) = self.shed.get(index) {
+            let due = before.is_none_or(|(room, seq)| run.stream == *room && run.from < seq);
+            if !due {
+                index += 1;
+                continue;
+            }
+            let run = self.shed.remove(index);
             if !self.follows.contains_key(&run.stream) {
                 continue;
             }
@@ -400,12 +411,21 @@ impl<D: Dialect> Handler for Session<D> {
         inbox: &mut Inbox<Delivery>,
     ) -> Result<Flow<D::Output>, Fault> {
         let before = self.stats.delivered;
-        self.tell_shed(batch);
+        self.shed.append(&mut batch.shed);
         for delivery in batch.messages.drain(..) {
             match delivery {
-                Delivery::Event(event) => self.write(&event),
+                Delivery::Event(event) => {
+                    if !self.shed.is_empty() {
+                        self.tell_shed(Some((&event.room, event.seq)));
+                    }
+                    self.write(&event);
+                }
                 Delivery::Control(control) => self.control(*control, inbox),
             }
+        }
+        if !self.shed.is_empty() && inbox.mailbox().depth().messages == 0 {
+            // Nothing waits that would come before them.
+            self.tell_shed(None);
         }
         for (key, _) in batch.behind.drain(..) {
             self.meter.caught_up();
