@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -18,6 +19,10 @@ use crate::event::RoomName;
 /// What sled may keep in memory: little while a sealed generation is only read now and then, more where everything is written.
 const CACHE_WRITING_BYTES: u64 = 16 << 20;
 const CACHE_READING_BYTES: u64 = 4 << 20;
+/// How long to wait for a database of ours that is just closing.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The extension of a directory that is not a generation yet.
+const STAGING: &str = "new";
 /// A piece of a sealed generation's index, in bytes.
 const PIECE_BYTES: usize = 3500;
 
@@ -40,6 +45,9 @@ pub(super) type Contents = Vec<(RoomName, u64, Place)>;
 impl Generation {
     /// Makes or opens a generation to write to.
     pub(super) fn open(number: u32, path: PathBuf) -> Result<Self, LogError> {
+        if !path.exists() {
+            create(&path)?;
+        }
         let db = open(&path, CACHE_WRITING_BYTES)?;
         let (written, read_ms) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { number, path, db: Mutex::new(Some(db)), written, read_ms, made_ms: clock::now_ms() })
@@ -165,7 +173,7 @@ impl Generation {
     }
 
     /// Closes the database; the next use opens it again. After a fault of the disk sled answers nothing but that fault until then.
-    pub(super) fn reopen(&self) {
+    pub(super) fn close(&self) {
         self.db.lock().take();
     }
 
@@ -178,13 +186,54 @@ impl Generation {
     }
 }
 
-fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
-    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
-    // On files that are not its own sled may panic; that is damage like any other.
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
-        Ok(opened) => opened.map_err(|error| fault(path, &error)),
-        Err(_) => Err(LogError::Damaged { path: path.to_owned(), reason: "it cannot be opened".to_owned() }),
+/// Deletes snapshots that sled was killed over. sled 0.34.7 means to pass over them, but looks for another ending than the one it gives them, takes one for its newest
+/// snapshot and calls the database corrupt. A snapshot only spares it reading its own log again.
+fn discard_unfinished_snapshots(path: &Path) -> Result<(), LogError> {
+    let io = |error: std::io::Error| LogError::io(path, &error);
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io)?,
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path()).map_err(io)?;
+        }
     }
+    Ok(())
+}
+
+fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
+    discard_unfinished_snapshots(path)?;
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        // On files that are not its own sled may panic; that is damage like any other.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            // The directory is ours, so this is an earlier database of ours whose threads are just letting go.
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") && Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            Ok(Err(error)) => return Err(fault(path, &error)),
+            Err(_) => return Err(LogError::Damaged { path: path.to_owned(), reason: "it cannot be opened".to_owned() }),
+        }
+    }
+}
+
+/// Makes a new database so that it is there whole or not at all: sled writes its first files in steps, and a process may be killed between them.
+fn create(path: &Path) -> Result<(), LogError> {
+    let staging = path.with_extension(STAGING);
+    let io = |error: std::io::Error| LogError::io(&staging, &error);
+    match std::fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let db = open(&staging, CACHE_READING_BYTES)?;
+    db.flush().map_err(|error| fault(&staging, &error))?;
+    drop(db);
+    std::fs::rename(&staging, path).map_err(io)
 }
 
 fn fault(path: &Path, error: &sled::Error) -> LogError {

@@ -41,14 +41,15 @@ use crate::settings;
 /// A generation of which less than this part is still kept is copied and deleted, in percent.
 const COPY_BELOW_PERCENT: u64 = 20;
 /// A sealed generation that nobody reads is closed after this time.
-const REST_AFTER: Duration = Duration::from_secs(30);
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// What all parts of the log share.
 pub(crate) struct Shared {
     settings: settings::Log,
-    directory: Directory,
     index: Index,
     generations: RwLock<Vec<Arc<Generation>>>,
+    /// After the generations, because what is declared last is dropped last and the directory's lock goes with it.
+    directory: Directory,
     permits: Semaphore,
     /// What is wrong now, if something is.
     fault: Mutex<Option<LogError>>,
@@ -104,6 +105,9 @@ impl Log {
             let generation = Generation::open(number, directory.generation(number))?;
             for (name, created, place) in generation.contents()? {
                 index.restore(&name, created, place);
+            }
+            if Some(&number) != numbers.last() {
+                generation.close();
             }
             generations.push(Arc::new(generation));
         }
@@ -354,7 +358,7 @@ impl Log {
         if let Err(error) = &marked {
             tracing::error!(%error, "log: the stop cannot be marked as clean");
         }
-        self.shared.generations.read().iter().for_each(|generation| generation.reopen());
+        self.shared.generations.read().iter().for_each(|generation| generation.close());
         self.shared.directory.unlock();
         marked.is_ok()
     }

@@ -187,6 +187,8 @@ impl Writer {
         let next = self.retry(|_| Generation::open(number, path.clone()));
         let contents = self.shared.contents_of(current.number);
         self.retry(|_| current.seal(&contents));
+        // An open database costs megabytes; the next reader opens it again with a small cache.
+        current.close();
         self.current = Arc::new(next);
         self.position = 0;
         self.unflushed = None;
@@ -218,7 +220,7 @@ impl Writer {
                 // The daemon is going down and will not wait: what could not be written was never acknowledged.
                 std::panic::resume_unwind(Box::new("the log was abandoned"));
             }
-            self.current.reopen();
+            self.current.close();
             std::thread::park_timeout(RETRY_PAUSE);
         }
     }
