@@ -32,6 +32,8 @@ const FEW: Bounds = Bounds { messages: 64, bytes: usize::MAX };
 const KEEP_PERIOD: Duration = Duration::from_secs(1);
 /// How often the histograms' samples are brought together.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
+/// How often a stop looks whether the streams have gone.
+const GOODBYE_LOOK: Duration = Duration::from_millis(5);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -130,6 +132,11 @@ impl App {
             && let Ok(Ok(streams)) = tokio::time::timeout(left(), ended).await
         {
             tracing::info!(streams, "stopping: streams were told to come back later");
+        }
+        // WebSockets are out of the server's sight; each leaves the table when it has said goodbye.
+        let goodbyes = Instant::now() + left() / 2;
+        while self.edge.connections.count() > 0 && Instant::now() < goodbyes {
+            tokio::time::sleep(GOODBYE_LOOK).await;
         }
         // Ends when the streams and answers under way have ended, or when half the time is over.
         let mut server = self.server;

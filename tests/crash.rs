@@ -55,14 +55,20 @@ fn write_until_killed(dir: &Path) {
     runtime.block_on(async {
         let log = open(dir);
         let keeping = log.clone();
-        tokio::task::spawn_blocking(move || loop {
-            keeping.housekeep().unwrap();
-            std::thread::park_timeout(Duration::from_millis(20));
+        tokio::task::spawn_blocking(move || {
+            loop {
+                keeping.housekeep().unwrap();
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
         });
-        let writers: Vec<_> = ROOMS.iter().zip([Ack::Memory, Ack::Logged, Ack::Synced]).map(|(name, ack)| {
-            let log = log.clone();
-            tokio::spawn(write_room(log, name, ack))
-        }).collect();
+        let writers: Vec<_> = ROOMS
+            .iter()
+            .zip([Ack::Memory, Ack::Logged, Ack::Synced])
+            .map(|(name, ack)| {
+                let log = log.clone();
+                tokio::spawn(write_room(log, name, ack))
+            })
+            .collect();
         say("open");
         for writer in writers {
             writer.await.unwrap();
@@ -76,9 +82,8 @@ async fn write_room(log: Log, name: &'static str, ack: Ack) {
     let mut next = room.logged() + 1;
     loop {
         let count = 1 + next % 7;
-        let events = (next..next + count).map(|seq| {
-            Arc::new(Event::number(&key, seq, clock::now_ms(), NewEvent::new("k", data(name, seq).into())))
-        });
+        let events = (next..next + count)
+            .map(|seq| Arc::new(Event::number(&key, seq, clock::now_ms(), NewEvent::new("k", data(name, seq).into()))));
         let done = log.append(&room, events.collect(), ack).await.unwrap();
         next += count;
         if let Some(done) = done {
@@ -147,7 +152,8 @@ fn what_was_acknowledged_survives_kill_9() {
     if let Some(dir) = std::env::var_os(ROLE) {
         return write_until_killed(Path::new(&dir));
     }
-    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed =
+        std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     println_seed(seed);
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -163,7 +169,10 @@ fn what_was_acknowledged_survives_kill_9() {
             let (first, last) = held(&log, &runtime, name);
             let promise = promised.get(name).copied().unwrap_or(0);
             // What ack=memory promises is only that nothing is out of order, which `held` has checked.
-            assert!(last >= promise, "round {round}, seed {seed}: {name} was acknowledged up to {promise}, there is {first} to {last}");
+            assert!(
+                last >= promise,
+                "round {round}, seed {seed}: {name} was acknowledged up to {promise}, there is {first} to {last}"
+            );
             let before = last_before.insert(name, last).unwrap_or(0);
             assert!(last >= before, "round {round}: {name} went back from {before} to {last}");
             assert!(last - first < 3000, "round {round}: {name} keeps {first} to {last}");

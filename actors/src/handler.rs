@@ -31,7 +31,7 @@ pub trait Handler: Send + 'static {
         ready(Ok(()))
     }
 
-    /// Works on what was taken. What it leaves in `batch` is there again at the next call.
+    /// Works on what was taken. Messages that it leaves in `batch` are there again at the next call; on ractor's runner what it leaves of notices is dropped.
     ///
     /// On the light runner the future may be dropped at any await, and the method be called again with what is left of the batch.
     fn handle(

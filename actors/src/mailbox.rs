@@ -315,6 +315,21 @@ impl<M: Message> Mailbox<M> {
         senders.into_iter().for_each(std::task::Waker::wake);
     }
 
+    /// Closes the mailbox if nothing waits in it; whether it did. Nothing can slip in between the look and the closing.
+    #[must_use]
+    pub fn close_if_empty(&self) -> bool {
+        let mut state = self.lock();
+        if state.messages() > 0 {
+            return false;
+        }
+        state.closed = true;
+        let (waker, senders) = (state.consumer.take(), std::mem::take(&mut state.waiting_senders));
+        drop(state);
+        wake(waker);
+        senders.into_iter().for_each(std::task::Waker::wake);
+        true
+    }
+
     /// Closes the mailbox and drops what waits in it.
     pub fn close_and_clear(&self) {
         self.close();

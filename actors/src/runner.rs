@@ -151,6 +151,9 @@ impl<H: Handler> Actor for Port<H> {
         let outcome = AssertUnwindSafe(work.handler.handle(batch, &mut work.inbox)).catch_unwind().await;
         let outcome = outcome.map_err(|panic| panic_text(&*panic));
         batch.tick = false;
+        // Who does not ask for these does not want them; left here they would keep the batch from ever being filled again.
+        batch.shed.clear();
+        batch.behind.clear();
         let flow = match outcome {
             Ok(flow) => flow?,
             Err(panic) => {

@@ -170,34 +170,32 @@ impl<M: Message> State<M> {
     /// One step towards room for `message`; `false` if nothing may make way.
     fn make_way(&mut self, message: &M, given_up: &mut Vec<M>) -> bool {
         let own = message.lane().index();
-        if let Some(lower) = (own + 1..4).rev().find(|&lane| !self.lanes[lane].is_empty()) {
-            self.displace_front(lower, given_up);
+        if (own + 1..4).rev().any(|lane| self.displace_oldest(lane, given_up)) {
             return true;
         }
         match message.policy().on_full {
             OnFull::CatchUp => self.fall_behind(message, given_up),
-            OnFull::Displace if !self.lanes[own].is_empty() => {
-                self.displace_front(own, given_up);
-                true
-            }
-            OnFull::Displace | OnFull::Reject | OnFull::Wait => false,
+            OnFull::Displace => self.displace_oldest(own, given_up),
+            OnFull::Reject | OnFull::Wait => false,
         }
     }
 
-    /// The oldest message of a lane goes. If its stream can be read later, the whole stream goes behind and nothing is lost.
-    fn displace_front(&mut self, lane: usize, given_up: &mut Vec<M>) {
-        let Some(front) = self.lanes[lane].front() else { return };
-        if front.policy().on_full == OnFull::CatchUp && front.stream().is_some() {
+    /// The oldest message of a lane that belongs to a stream goes; `false` if there is none. If its stream can be read later, the whole stream goes behind and nothing is lost.
+    /// What belongs to no stream stays: nobody could be told of it.
+    fn displace_oldest(&mut self, lane: usize, given_up: &mut Vec<M>) -> bool {
+        let Some(at) = self.lanes[lane].iter().position(|message| message.stream().is_some()) else { return false };
+        if self.lanes[lane][at].policy().on_full == OnFull::CatchUp {
             if let Some(stream) = self.fullest_stream(lane, None) {
                 self.evict(&stream, given_up);
             }
-            return;
+            return true;
         }
-        let Some(victim) = self.lanes[lane].pop_front() else { return };
+        let Some(victim) = self.lanes[lane].remove(at) else { return false };
         self.messages -= 1;
         self.bytes -= victim.bytes();
         self.note_shed(&victim, Reason::Displaced);
         given_up.push(victim);
+        true
     }
 
     /// The stream that most fills the lowest lane in use goes behind; it may be the arriving message's own.

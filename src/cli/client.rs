@@ -54,6 +54,13 @@ impl Server {
         if let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) {
             return Ok(token.to_owned());
         }
+        // A secret of this machine is for daemons on this machine.
+        let authority = self.authority()?;
+        let host = authority.rsplit_once(':').map_or("", |split| split.0).trim_matches(['[', ']']);
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        if !local {
+            bail!("no token: give --token or TIDEGATE_TOKEN (data/token is used for daemons on this machine only)");
+        }
         let file = std::fs::read_to_string("data/token").map(|token| token.trim().to_owned());
         file.map_err(|_| anyhow!("no token: give --token or TIDEGATE_TOKEN, or run where the daemon keeps data/token"))
     }

@@ -22,6 +22,7 @@ use crate::settings::{Settings, Sources};
 #[command(
     name = "tidegate",
     version,
+    args_conflicts_with_subcommands = true,
     about,
     after_help = "Without a command it serves. Every setting: tidegate check --defaults."
 )]
@@ -78,6 +79,11 @@ impl SettingsArguments {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let sources = Sources { file: self.config.clone(), environment: environment.collect(), flags };
+        for name in sources.passed_over() {
+            complain(&format!(
+                "{name} in the environment is no setting (those have two underscores between levels, TIDEGATE_SERVER__LISTEN); passed over"
+            ));
+        }
         Settings::load(&sources).map_err(|faults| {
             for fault in &faults.0 {
                 complain(fault);

@@ -7,7 +7,9 @@ use bytes::{Bytes, BytesMut};
 use clap::Args;
 use http_body_util::BodyExt;
 use hyper::header::CONTENT_TYPE;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::client::{Server, encode, request};
@@ -23,20 +25,20 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(super) struct PublishArguments {
     /// The room
     room: String,
-    /// What kind of thing happened
-    #[arg(long, default_value = "event")]
-    kind: String,
+    /// What kind of thing happened; "event" if not given
+    #[arg(long, conflicts_with = "stdin")]
+    kind: Option<String>,
     /// The event's data, JSON
     #[arg(long, required_unless_present = "stdin", conflicts_with = "stdin")]
     data: Option<String>,
     /// critical, high, normal or low
-    #[arg(long)]
+    #[arg(long, conflicts_with = "stdin")]
     priority: Option<String>,
     /// What the event is about
-    #[arg(long)]
+    #[arg(long, conflicts_with = "stdin")]
     key: Option<String>,
     /// An idempotency key: the same one is not published twice
-    #[arg(long)]
+    #[arg(long, conflicts_with = "stdin")]
     id: Option<String>,
     /// Read events from standard input, one JSON object a line
     #[arg(long)]
@@ -48,19 +50,33 @@ pub(super) struct PublishArguments {
     server: Server,
 }
 
+#[derive(Serialize)]
+struct Event<'a> {
+    kind: &'a str,
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+}
+
 pub(super) async fn run(arguments: PublishArguments) -> anyhow::Result<()> {
     if arguments.stdin {
         return lines(&arguments).await;
     }
-    let data: Value =
-        serde_json::from_str(arguments.data.as_deref().unwrap_or("null")).context("--data is not JSON")?;
-    let mut event = json!({ "kind": arguments.kind, "data": data });
-    for (field, value) in [("priority", &arguments.priority), ("key", &arguments.key), ("id", &arguments.id)] {
-        if let Some(value) = value {
-            event[field] = value.as_str().into();
-        }
-    }
-    let receipt = send(&arguments, "application/json", event.to_string().into()).await?;
+    // As it was written: digits and the order of fields are the publisher's.
+    let data: Box<RawValue> = serde_json::from_str(arguments.data.as_deref().unwrap_or("null"))
+        .context("--data is not JSON; a text needs quotes of its own: --data '\"hello\"'")?;
+    let event = Event {
+        kind: arguments.kind.as_deref().unwrap_or("event"),
+        data: &data,
+        priority: arguments.priority.as_deref(),
+        key: arguments.key.as_deref(),
+        id: arguments.id.as_deref(),
+    };
+    let receipt = send(&arguments, "application/json", serde_json::to_vec(&event)?.into()).await?;
     writeln!(std::io::stdout(), "{}", receipt["last_seq"])?;
     Ok(())
 }

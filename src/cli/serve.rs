@@ -3,8 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use super::{SettingsArguments, complain};
 use crate::app::App;
@@ -30,9 +32,7 @@ pub(super) fn run(arguments: &SettingsArguments) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> ExitCode {
-    let signals =
-        signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             complain(&format!("cannot listen for signals: {error}"));
@@ -48,24 +48,48 @@ async fn serve(settings: Settings) -> ExitCode {
     };
     tracing::info!("listening on {}", app.address);
     greet(app.address, app.token.as_deref());
-    told_to_stop(&mut terminate, &mut interrupt).await;
+    signals.next().await;
+    let told = Instant::now();
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         in_order = app.stop() => {
             tracing::info!(in_order, "stopped");
             if in_order { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        () = told_to_stop(&mut terminate, &mut interrupt) => {
+        () = signals.next_after(told + SAME_SIGNAL) => {
             complain(&"stopped at once");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// A signal that comes so soon after another is the same one, sent to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// The signals that tell the daemon to stop; a closed terminal is one of them.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+
+    async fn next_after(&mut self, time: Instant) {
+        loop {
+            self.next().await;
+            if Instant::now() > time {
+                return;
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::event::RoomName;
 
 const LIMIT_MAX: u64 = 1000;
 const LIMIT_DEFAULT: u64 = 100;
+/// An answer ends when it has so many bytes, whatever the limit says; its cursor leads on.
+const ANSWER_BYTES: usize = 4 << 20;
 
 /// Reads a room's history.
 pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
@@ -38,7 +40,7 @@ pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> R
     }
     let mut events = BytesMut::new();
     let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
-    while left > 0 {
+    while left > 0 && events.len() < ANSWER_BYTES {
         let read = room.read_wait(after, left).await?;
         let Some(last) = read.last() else { break };
         after = last.seq;
@@ -48,6 +50,10 @@ pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> R
             }
             events.put_slice(&event.json());
             left -= 1;
+            if events.len() >= ANSWER_BYTES {
+                after = event.seq;
+                break;
+            }
         }
     }
     let more = after < room.head();

@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use super::dialects::poll::Poll;
 use super::problem::Problem;
-use super::stream::{self, Wish};
+use super::stream::{self, Started, Wish};
 use super::{Edge, native};
 use crate::metrics::record;
 
@@ -16,9 +16,12 @@ pub(super) const WAIT_DEFAULT: Duration = Duration::from_secs(25);
 
 /// Answers as soon as there is anything, or after `wait`.
 pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish, wait: Duration) -> Result<Response, Problem> {
-    let (mut connection, _member) = stream::start(&edge, peer, &wish, Poll::default(), &record::POLL).await?;
-    if let Some(body) = connection.handler().take() {
-        // Something is missing: that is an answer, and what follows comes with the next one.
+    let Started { mut connection, member: _member, gaps } =
+        stream::start(&edge, peer, &wish, Poll::default(), &record::POLL).await?;
+    let cursor_max = edge.settings.limits.cursor_bytes;
+    stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
+    // Something is missing: that is an answer, and what follows comes with the next one.
+    if gaps && let Some(body) = connection.handler().take() {
         return Ok(native::json(body));
     }
     let answer = tokio::time::timeout(wait, connection.next()).await;

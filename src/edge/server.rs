@@ -15,7 +15,8 @@ use axum::Router;
 use axum_server::Handle;
 use axum_server::accept::Accept;
 use futures_util::future::BoxFuture;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -66,6 +67,8 @@ pub async fn serve(
         write_timeout: limits.write_timeout,
     };
     let mut server = axum_server::from_tcp(listener)?.acceptor(gate).handle(handle);
+    // HTTP/1 alone: with HTTP/2 many streams would share one counted socket, and a socket that says nothing would be waited for.
+    *server.http_builder() = Builder::new(TokioExecutor::new()).http1_only();
     let mut http = server.http_builder().http1();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(HTTP_BUFFER_BYTES);
     server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Edge;
 use super::dialects::sse::Sse;
 use super::problem::Problem;
-use super::stream::{self, Wish};
+use super::stream::{self, Started, Wish};
 use crate::engine::connections::Notice;
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::metrics::record;
@@ -27,14 +27,8 @@ const COMMENT: &[u8] = b":\n\n";
 pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish) -> Result<Response, Problem> {
     let (heartbeat, cursor_max) = (&edge.settings.heartbeat, edge.settings.limits.cursor_bytes);
     let dialect = Sse::new(heartbeat.interval, cursor_max);
-    let (mut connection, member) = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
-    let cursor = connection.handler().cursor().len();
-    if cursor > cursor_max {
-        let detail = format!(
-            "so many rooms make a cursor of {cursor} bytes, more than a header should carry ({cursor_max}, limits.cursor_bytes); use WebSocket, or several streams"
-        );
-        return Err(Problem::parameter("rooms", detail));
-    }
+    let Started { mut connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
+    stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     let stream = Stream::new(connection, member, heartbeat);
     let body = Body::from_stream(unfold(stream, |mut stream| async {
         let bytes = stream.next().await?;

@@ -105,18 +105,42 @@ pub(super) async fn start<D: Dialect>(
     wish: &Wish,
     dialect: D,
     meter: &'static TransportMeter,
-) -> Result<(Connection<D>, Member), Problem> {
+) -> Result<Started<D>, Problem> {
     let started = edge.connections.start(&edge.rooms, dialect, meter, Some(peer)).await;
     let Some((mut connection, member)) = started else {
         record::connection_refused("stopping");
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
     };
     let session = connection.handler();
-    let too_many = session.begin(&wish.patterns, &wish.start).await?;
-    if too_many {
+    let begun = session.begin(&wish.patterns, &wish.start).await?;
+    if begun.too_many {
         let max = edge.settings.limits.rooms_per_connection;
         let message = format!("more than {max} rooms match; the others are not followed (limits.rooms_per_connection)");
         session.tell(&Notice::Error { code: "too_many_rooms", message: &message });
     }
-    Ok((connection, member))
+    Ok(Started { connection, member, gaps: begun.gaps })
+}
+
+/// A stream that has begun.
+pub(super) struct Started<D: Dialect> {
+    pub(super) connection: Connection<D>,
+    /// Keeps it in the table of connections.
+    pub(super) member: Member,
+    /// Whether something is missing at its beginning.
+    pub(super) gaps: bool,
+}
+
+/// Refuses a stream whose client could not hand its cursor back.
+pub(super) fn check_cursor_length(cursor: &str, max: usize) -> Result<(), Problem> {
+    // As it stands in a query, where it is longest.
+    let length =
+        percent_encoding::utf8_percent_encode(cursor, percent_encoding::NON_ALPHANUMERIC).map(str::len).sum::<usize>();
+    if length <= max {
+        return Ok(());
+    }
+    let detail = format!(
+        "so many rooms make a cursor of {length} bytes, more than a request's head should carry ({max}, limits.cursor_bytes); \
+         use several streams, or WebSocket with a cursor for each subscribe"
+    );
+    Err(Problem::parameter("rooms", detail))
 }

@@ -13,12 +13,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
+// The version that axum has inside, whose errors say what was wrong.
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use self::commands::Reply;
 use super::Edge;
 use super::dialects::ws::Ws;
 use super::problem::Problem;
-use super::stream::{self, Wish};
+use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Notice};
 use crate::metrics::record;
@@ -35,6 +37,8 @@ const WRITE_BUFFER_BYTES: usize = 16 << 10;
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 const NORMAL: u16 = 1000;
+const PROTOCOL_ERROR: u16 = 1002;
+const NOT_TEXT: u16 = 1007;
 const TOO_BIG: u16 = 1009;
 const RESTART: u16 = 1012;
 const POLICY: u16 = 1008;
@@ -47,7 +51,7 @@ pub(super) async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
     let dialect = Ws::new(edge.settings.heartbeat.interval);
-    let (connection, member) = stream::start(&edge, peer, &wish, dialect, &record::WEBSOCKET).await?;
+    let Started { connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::WEBSOCKET).await?;
     let max = edge.settings.limits.message_bytes;
     // A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
     let cut = max.saturating_mul(4).saturating_add(64 << 10);
@@ -69,6 +73,8 @@ enum Next {
     On,
     /// End with this code and reason.
     Close(u16, &'static str),
+    /// The client has said that it goes; its word is answered.
+    Bye,
     /// The client is gone.
     Gone,
 }
@@ -80,13 +86,23 @@ struct Serving {
     publishes: FuturesOrdered<BoxFuture<'static, Reply>>,
     /// When the client last said anything.
     heard: Instant,
+    /// When it was last asked whether it lives, if it has not answered since.
+    asked: Option<Instant>,
     opened: Instant,
 }
 
 impl Serving {
     fn new(edge: Edge, connection: Connection<Ws>, member: Member) -> Self {
         let now = Instant::now();
-        Self { edge, connection, _member: member, publishes: FuturesOrdered::new(), heard: now, opened: now }
+        Self {
+            edge,
+            connection,
+            _member: member,
+            publishes: FuturesOrdered::new(),
+            heard: now,
+            asked: None,
+            opened: now,
+        }
     }
 
     async fn run(&mut self, mut socket: WebSocket) {
@@ -97,8 +113,8 @@ impl Serving {
             return;
         }
         loop {
+            // Not in a fixed order: a long replay must not keep the client from being heard.
             let next = tokio::select! {
-                biased;
                 output = self.connection.next() => match output {
                     Ok(Some(messages)) => match write(&mut socket, messages).await {
                         Ok(()) => Next::On,
@@ -123,6 +139,11 @@ impl Serving {
             match next {
                 Next::On if flushed.is_ok() => {}
                 Next::Close(code, reason) => return close(socket, code, reason).await,
+                Next::Bye => {
+                    // The library has the answer ready; a client that does not take it is not waited for.
+                    let _ = tokio::time::timeout(CLOSE_WAIT, socket.close()).await;
+                    return;
+                }
                 Next::On | Next::Gone => return,
             }
         }
@@ -137,9 +158,14 @@ impl Serving {
     }
 
     async fn beat(&mut self, socket: &mut WebSocket) -> Next {
-        if self.heard.elapsed() >= self.edge.settings.heartbeat.timeout {
-            record::connection_cut("silent");
-            return Next::Close(POLICY, "nothing was heard for heartbeat.timeout");
+        let now = Instant::now();
+        match self.asked.filter(|asked| self.heard < *asked) {
+            Some(asked) if now - asked >= self.edge.settings.heartbeat.timeout => {
+                record::connection_cut("silent");
+                return Next::Close(POLICY, "nothing was heard for heartbeat.timeout");
+            }
+            Some(_) => {}
+            None => self.asked = Some(now),
         }
         self.connection.handler().tell(&Notice::Heartbeat);
         // The pong that a client's library sends by itself says that it lives.
@@ -173,14 +199,26 @@ impl Serving {
                 Next::On
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Next::On,
-            Some(Err(error)) if error.to_string().contains("too long") => self.too_big(max),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => Next::Gone,
+            Some(Ok(Message::Close(_))) => Next::Bye,
+            Some(Err(error)) => self.unreadable(error, max),
+            None => Next::Gone,
+        }
+    }
+
+    /// What was read is no WebSocket message: by RFC 6455 the connection ends with a code that says why.
+    fn unreadable(&mut self, error: axum::Error, max: usize) -> Next {
+        match error.into_inner().downcast_ref::<tungstenite::Error>() {
+            Some(tungstenite::Error::Capacity(_)) => self.too_big(max),
+            Some(tungstenite::Error::Utf8(_)) => Next::Close(NOT_TEXT, "text that is not UTF-8"),
+            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Next::Gone,
+            Some(tungstenite::Error::Protocol(_)) => Next::Close(PROTOCOL_ERROR, "not as RFC 6455 has it"),
+            _ => Next::Gone,
         }
     }
 
     fn too_big(&mut self, max: usize) -> Next {
         record::connection_cut("message_too_big");
-        let message = format!("a message may have {max} bytes (limits.message_bytes)");
+        let message = format!("a message may have {max} bytes (limits.max_message_bytes)");
         self.connection.handler().tell(&Notice::Error { code: "message_too_big", message: &message });
         Next::Close(TOO_BIG, "message too big")
     }

@@ -411,7 +411,7 @@ mod tests {
         assert!(matches!(json("[]"), Err(BodyError::Empty)));
         assert!(matches!(parse(Format::Ndjson, b"\n\n", LIMITS), Err(BodyError::Empty)));
         assert!(matches!(
-            json(&format!("[{}]", vec![r#"{"kind":"k","data":1}"#; 6].join(","))),
+            json(&format!("[{}]", [r#"{"kind":"k","data":1}"#; 6].join(","))),
             Err(BodyError::TooMany(5))
         ));
         let large = format!(r#"{{"kind":"k","data":"{}"}}"#, "x".repeat(1000));

@@ -16,6 +16,8 @@ use crate::event::{Event, Parts, RoomName};
 const VERSION: u8 = 1;
 /// Where the first section begins.
 const HEAD: usize = 5;
+/// The same as an offset.
+pub(super) const FIRST_OFFSET: u32 = 5;
 
 const SAME_KIND: u8 = 1 << 2;
 const HAS_KEY: u8 = 1 << 3;

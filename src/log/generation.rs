@@ -3,9 +3,11 @@
 //! Why so, by measurement: deleted keys are never given back by sled 0.34, so a generation is deleted whole; values over 4 KB make it slow; its `flush` is
 //! no fsync on Linux, so `sync` adds one; `flush_async` can deadlock and is not used. Every call may block on the disk and belongs on a thread that may.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -37,6 +39,10 @@ pub(super) struct Generation {
     /// When it was last read, in milliseconds since 1970.
     read_ms: AtomicU64,
     pub(super) made_ms: u64,
+    /// Files of large values that the disk has.
+    blobs_synced: Mutex<HashSet<OsString>>,
+    /// Whether events of it were copied and the copies are not surely on the disk: until then it must not be deleted.
+    pub(super) copying: AtomicBool,
 }
 
 /// What a generation holds, as found at the start: each room's name, its very first seq, and a place.
@@ -50,7 +56,16 @@ impl Generation {
         }
         let db = open(&path, CACHE_WRITING_BYTES)?;
         let (written, read_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { number, path, db: Mutex::new(Some(db)), written, read_ms, made_ms: clock::now_ms() })
+        Ok(Self {
+            number,
+            path,
+            db: Mutex::new(Some(db)),
+            written,
+            read_ms,
+            made_ms: clock::now_ms(),
+            blobs_synced: Mutex::default(),
+            copying: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -71,11 +86,13 @@ impl Generation {
     }
 
     /// Puts a chunk at a position; it is in the daemon's memory until [`Generation::flush`].
-    pub(super) fn put(&self, position: u64, chunk: Vec<u8>) -> Result<(), LogError> {
-        let bytes = chunk.len() as u64;
-        self.db()?.insert(position.to_be_bytes(), chunk).map_err(|error| self.fault(&error))?;
-        self.written.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+    pub(super) fn put(&self, position: u64, chunk: &[u8]) -> Result<(), LogError> {
+        self.db()?.insert(position.to_be_bytes(), chunk).map(drop).map_err(|error| self.fault(&error))
+    }
+
+    /// Counts what was put.
+    pub(super) fn count_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Gives everything to the operating system.
@@ -83,10 +100,21 @@ impl Generation {
         self.db()?.flush().map(drop).map_err(|error| self.fault(&error))
     }
 
-    /// Has the disk keep everything that was flushed.
+    /// Has the disk keep everything that was flushed: the database's file, and the files that it makes of large values.
     pub(super) fn sync(&self) -> Result<(), LogError> {
-        let file = self.path.join("db");
-        File::open(&file).and_then(|file| file.sync_data()).map_err(|error| LogError::io(&file, &error))
+        let sync = |path: &Path| {
+            File::open(path).and_then(|file| file.sync_data()).map_err(|error| LogError::io(path, &error))
+        };
+        let blobs = self.path.join("blobs");
+        let mut synced = self.blobs_synced.lock();
+        for entry in std::fs::read_dir(&blobs).into_iter().flatten().filter_map(Result::ok) {
+            if !synced.contains(&entry.file_name()) {
+                sync(&entry.path())?;
+                sync(&blobs)?;
+                synced.insert(entry.file_name());
+            }
+        }
+        sync(&self.path.join("db"))
     }
 
     /// A checked chunk.
@@ -213,11 +241,15 @@ fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
             // The directory is ours, so this is an earlier database of ours whose threads are just letting go.
-            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") && Instant::now() < deadline => {
+            Ok(Err(sled::Error::Io(error)))
+                if error.to_string().contains("acquire lock") && Instant::now() < deadline =>
+            {
                 std::thread::park_timeout(Duration::from_millis(2));
             }
             Ok(Err(error)) => return Err(fault(path, &error)),
-            Err(_) => return Err(LogError::Damaged { path: path.to_owned(), reason: "it cannot be opened".to_owned() }),
+            Err(_) => {
+                return Err(LogError::Damaged { path: path.to_owned(), reason: "it cannot be opened".to_owned() });
+            }
         }
     }
 }
@@ -233,7 +265,9 @@ fn create(path: &Path) -> Result<(), LogError> {
     let db = open(&staging, CACHE_READING_BYTES)?;
     db.flush().map_err(|error| fault(&staging, &error))?;
     drop(db);
-    std::fs::rename(&staging, path).map_err(io)
+    std::fs::rename(&staging, path).map_err(io)?;
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| LogError::io(directory, &error))
 }
 
 fn fault(path: &Path, error: &sled::Error) -> LogError {

@@ -142,7 +142,7 @@ impl RoomIndex {
         let at = state.places.partition_point(|place| place.last() < after);
         after + 1 == first
             || after == state.gone
-            || (after >= first && state.places.get(at).is_some_and(|place| place.first <= after))
+            || (after >= first && state.places.get(at).is_some_and(|place| place.first <= after + 1))
     }
 
     /// The seq before the first event that arrived at `ms` or later, by section: events of one section count as arrived with its last.
@@ -150,21 +150,23 @@ impl RoomIndex {
     pub fn before_time(&self, ms: u64) -> Option<u64> {
         let state = self.state.lock();
         let at = state.places.partition_point(|place| place.arrived_ms < ms);
-        state.places.get(at).map(|place| place.first - 1)
+        let from = state.first_held(self.retention)?;
+        state.places.get(at).map(|place| place.first.max(from) - 1)
     }
 
     /// The seq before the newest `count` events.
     #[must_use]
     pub fn before_newest(&self, count: u64) -> Option<u64> {
         let state = self.state.lock();
+        let from = state.first_held(self.retention)?;
         let mut left = count;
         for place in state.places.iter().rev() {
             if u64::from(place.count) >= left {
-                return Some(place.last() - left);
+                return Some((place.last() - left).max(from - 1));
             }
             left -= u64::from(place.count);
         }
-        state.places.front().map(|place| place.first - 1)
+        Some(from - 1)
     }
 
     /// The places of the events after `after`, up to so many events.
@@ -246,8 +248,10 @@ impl RoomIndex {
     pub(super) fn expel(&self, generation: u32) -> u64 {
         let mut state = self.state.lock();
         let mut events = 0;
-        while let Some(front) = state.places.front().filter(|place| place.generation <= generation) {
-            events += u64::from(front.count);
+        // A copy of old events may stand before what goes; it goes too, or what is left would have a hole.
+        let last = state.places.iter().rposition(|place| place.generation <= generation);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            events += state.places.front().map_or(0, |front| u64::from(front.count));
             state.pop_front();
         }
         events

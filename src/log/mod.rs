@@ -40,6 +40,8 @@ use crate::settings;
 
 /// A generation of which less than this part is still kept is copied and deleted, in percent.
 const COPY_BELOW_PERCENT: u64 = 20;
+/// How long one copy may take before keeping house goes on without it.
+const COPY_WAIT: Duration = Duration::from_secs(5);
 /// A sealed generation that nobody reads is closed after this time.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
@@ -208,24 +210,29 @@ impl Log {
         u32::try_from(events.min(self.shared.settings.queue_events)).unwrap_or(u32::MAX)
     }
 
+    /// Reserves a place for events if there is one now.
+    #[must_use]
+    pub fn try_reserve(&self, permits: u32) -> bool {
+        self.shared.permits.try_acquire_many(permits).map(tokio::sync::SemaphorePermit::forget).is_ok()
+    }
+
     /// Reserves a place for events before they are numbered, so that no number is spent on what cannot be kept.
     ///
     /// # Errors
     /// [`LogError::Busy`] or what is wrong with the log.
     pub async fn reserve(&self, permits: u32) -> Result<(), LogError> {
-        let permit = match self.shared.permits.try_acquire_many(permits) {
-            Ok(permit) => permit,
-            Err(_) => {
-                let waited = self.shared.permits.acquire_many(permits);
-                match tokio::time::timeout(self.shared.settings.append_timeout, waited).await {
-                    Ok(Ok(permit)) => permit,
-                    Ok(Err(_)) => return Err(LogError::Closed),
-                    Err(_) => return Err(self.fault().unwrap_or(LogError::Busy("events wait for the disk"))),
-                }
+        if self.try_reserve(permits) {
+            return Ok(());
+        }
+        let waited = self.shared.permits.acquire_many(permits);
+        match tokio::time::timeout(self.shared.settings.append_timeout, waited).await {
+            Ok(Ok(permit)) => {
+                permit.forget();
+                Ok(())
             }
-        };
-        permit.forget();
-        Ok(())
+            Ok(Err(_)) => Err(LogError::Closed),
+            Err(_) => Err(self.fault().unwrap_or(LogError::Busy("events wait for the disk"))),
+        }
     }
 
     /// Hands over events for which [`Log::reserve`] made place.
@@ -305,10 +312,14 @@ impl Log {
     /// # Errors
     /// What the disk refuses; the next call tries again.
     pub fn housekeep(&self) -> Result<(), LogError> {
+        // What frees space comes first: on a full disk the writer goes on only then.
         self.shared.expire();
-        self.shared.expel_over_budget()?;
-        self.copy_mostly_dead();
+        self.settle_copies();
         self.shared.delete_dead()?;
+        self.shared.expel_over_budget()?;
+        if self.fault().is_none() {
+            self.copy_mostly_dead();
+        }
         self.shared.index.forget_empty();
         self.shared.rest();
         self.shared.mark_head()
@@ -317,19 +328,35 @@ impl Log {
     /// Has the writer copy what is kept of a generation of which little is, so that one quiet room does not keep a large one for ever.
     fn copy_mostly_dead(&self) {
         let Some((generation, rooms)) = self.shared.mostly_dead() else { return };
-        for (room, places) in rooms {
-            for place in places {
-                let Ok(chunk) = generation.get(place.position) else {
-                    tracing::error!(room = %room.name, "log: a chunk that should be copied cannot be read");
-                    return;
-                };
-                let (done, copied) = oneshot::channel();
-                let copy = Copy { room: Arc::clone(&room), place, chunk: chunk.to_vec(), done };
-                // One at a time: the writer has others to serve.
-                if self.orders.send(Order::Copy(copy)).is_err() || copied.blocking_recv().is_err() {
+        generation.copying.store(true, Ordering::Release);
+        for (room, place) in rooms.iter().flat_map(|(room, places)| places.iter().map(move |place| (room, *place))) {
+            let chunk = match generation.get(place.position) {
+                Ok(chunk) => chunk.to_vec(),
+                Err(error) => {
+                    tracing::error!(room = %room.name, %error, "log: events that should be copied cannot be read");
                     return;
                 }
+            };
+            let (done, copied) = bounded(1);
+            // One at a time: the writer has others to serve. While it cannot write, copying is not what is needed.
+            let order = Order::Copy(Copy { room: Arc::clone(room), place, chunk, done });
+            if self.orders.try_send(order).is_err() || copied.recv_timeout(COPY_WAIT).is_err() {
+                return;
             }
+        }
+    }
+
+    /// Makes sure that copies are on the disk, so that their originals may go.
+    fn settle_copies(&self) {
+        let copied: Vec<_> =
+            self.shared.sealed().into_iter().filter(|generation| generation.copying.load(Ordering::Acquire)).collect();
+        if copied.is_empty() || self.fault().is_some() {
+            return;
+        }
+        let current = self.shared.generations.read().last().cloned();
+        let settled = current.is_some_and(|current| current.flush().and_then(|()| current.sync()).is_ok());
+        if settled {
+            copied.iter().for_each(|generation| generation.copying.store(false, Ordering::Release));
         }
     }
 
@@ -429,8 +456,7 @@ impl Shared {
     #[allow(clippy::type_complexity, reason = "a list of rooms with their places, used once")]
     fn mostly_dead(&self) -> Option<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<index::Place>)>)> {
         let kept = self.kept();
-        let sealed: Vec<_> = { self.generations.read().split_last()?.1.to_vec() };
-        let generation = sealed.into_iter().find(|generation| {
+        let generation = self.sealed().into_iter().find(|generation| {
             let kept = kept.get(&generation.number).copied().unwrap_or(0);
             kept > 0 && kept * 100 < generation.written() * COPY_BELOW_PERCENT
         })?;
@@ -442,18 +468,17 @@ impl Shared {
         Some((generation, rooms))
     }
 
+    /// All generations but the one that is written to.
+    fn sealed(&self) -> Vec<Arc<Generation>> {
+        self.generations.read().split_last().map(|(_, sealed)| sealed.to_vec()).unwrap_or_default()
+    }
+
     fn delete_dead(&self) -> Result<(), LogError> {
         let kept = self.kept();
-        let dead: Vec<_> = {
-            let generations = self.generations.read();
-            let sealed = generations.split_last().map_or(&[][..], |(_, sealed)| sealed);
-            sealed.iter().filter(|generation| !kept.contains_key(&generation.number)).cloned().collect()
+        let dead = |generation: &Arc<Generation>| {
+            !kept.contains_key(&generation.number) && !generation.copying.load(Ordering::Acquire)
         };
-        if !dead.is_empty() {
-            // A copy must be kept before its original goes.
-            self.generations.read().last().map_or(Ok(()), |current| current.flush())?;
-        }
-        dead.iter().try_for_each(|generation| self.delete(generation))
+        self.sealed().iter().filter(|generation| dead(generation)).try_for_each(|generation| self.delete(generation))
     }
 
     fn delete(&self, generation: &Arc<Generation>) -> Result<(), LogError> {
@@ -464,9 +489,7 @@ impl Shared {
 
     fn rest(&self) {
         let before = clock::now_ms().saturating_sub(u64::try_from(REST_AFTER.as_millis()).unwrap_or(u64::MAX));
-        let generations = self.generations.read();
-        let sealed = generations.split_last().map_or(&[][..], |(_, sealed)| sealed);
-        sealed.iter().for_each(|generation| generation.rest(before));
+        self.sealed().iter().for_each(|generation| generation.rest(before));
     }
 
     /// Notes how far everything is flushed.
@@ -481,6 +504,10 @@ impl Shared {
         let head = Head { generation, position, floor: self.index.floor() };
         if self.directory.read_head() == Some(head) {
             return Ok(());
+        }
+        // It must never be ahead of what the disk has, or a loss of power would look like damage.
+        if let Some(current) = self.generation(generation) {
+            current.sync()?;
         }
         self.directory.write_head(head)
     }

@@ -100,7 +100,12 @@ pub(super) fn read(
             // Deleted since the index was asked: what is left begins later, and the reader is told by a gap.
             continue;
         };
-        let chunk = generation.get(place.position)?;
+        let chunk = match generation.get(place.position) {
+            Ok(chunk) => chunk,
+            // Deleted in this moment.
+            Err(_) if shared.generation(place.generation).is_none() => continue,
+            Err(error) => return Err(error),
+        };
         let damaged = |_| LogError::Damaged {
             path: generation.path().to_owned(),
             reason: format!("chunk {} cannot be read", place.position),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::oneshot;
 
 use super::chunk::{self, Builder, Header};
@@ -22,6 +22,8 @@ use crate::metrics::record;
 const CHUNK_BYTES: usize = 4000;
 /// Events in one group: bounds how long the first of them waits for the last.
 const GROUP_EVENTS: usize = 8192;
+/// What may be put and not flushed, in bytes.
+const PENDING_BYTES: usize = 8 << 20;
 /// The pause between two tries to write a group that could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -48,7 +50,7 @@ pub(super) struct Copy {
     pub(super) room: Arc<RoomIndex>,
     pub(super) place: Place,
     pub(super) chunk: Vec<u8>,
-    pub(super) done: oneshot::Sender<()>,
+    pub(super) done: Sender<()>,
 }
 
 pub(super) struct Writer {
@@ -58,11 +60,14 @@ pub(super) struct Writer {
     position: u64,
     /// When something was put that is not flushed yet.
     unflushed: Option<Instant>,
+    /// What was put and is not flushed yet, to be put again if a fault takes it along.
+    pending: Vec<(u64, Vec<u8>)>,
+    pending_bytes: usize,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, orders: Receiver<Order>, current: Arc<Generation>, position: u64) -> Self {
-        Self { shared, orders, current, position, unflushed: None }
+        Self { shared, orders, current, position, unflushed: None, pending: Vec::new(), pending_bytes: 0 }
     }
 
     /// Works until it is told to close or nobody is left who could send.
@@ -81,7 +86,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Timeout) => self.flush_if_due(),
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.retry(Self::finish);
+                    self.finish();
                     return;
                 }
             }
@@ -119,7 +124,7 @@ impl Writer {
             record::log_commit(events, started.elapsed());
         }
         if close.is_some() {
-            self.retry(Self::finish);
+            self.finish();
         }
         self.flush_if_due();
         close
@@ -128,50 +133,59 @@ impl Writer {
     fn commit(&mut self, appends: &[Append]) {
         let chunks = pack(appends, self.current.number);
         let ack = appends.iter().filter(|append| append.done.is_some()).map(|append| append.ack).max();
-        self.retry(|writer| {
-            // What was put before a fault is put again at the same positions: the fault may have taken it along.
-            for (index, (chunk, _)) in chunks.iter().enumerate() {
-                writer.current.put(writer.position + index as u64, chunk.clone())?;
-            }
-            if ack >= Some(Ack::Logged) {
-                writer.current.flush()?;
-            }
-            if ack >= Some(Ack::Synced) {
-                writer.current.sync()?;
-            }
-            Ok(())
-        });
-        for (_, places) in chunks {
-            for (room, place) in places {
-                let gone = room.append(Place { position: self.position, ..place });
+        let mut places = Vec::with_capacity(chunks.len());
+        for (chunk, own) in chunks {
+            places.push((self.put(chunk), own));
+        }
+        if ack >= Some(Ack::Logged) || self.pending_bytes > PENDING_BYTES {
+            self.flush();
+        }
+        if ack >= Some(Ack::Synced) {
+            self.retry(|writer| writer.current.sync());
+        }
+        for (position, own) in places {
+            for (room, place) in own {
+                let gone = room.append(Place { position, ..place });
                 if gone > 0 {
                     record::log_expired(room.name.namespace(), gone);
                 }
             }
-            self.position += 1;
         }
-        self.unflushed = if ack >= Some(Ack::Logged) { None } else { self.unflushed.or_else(|| Some(Instant::now())) };
         self.roll_if_full();
+    }
+
+    /// Puts a chunk at the next position, which it returns.
+    fn put(&mut self, chunk: Vec<u8>) -> u64 {
+        let position = self.position;
+        self.retry(|writer| writer.current.put(position, &chunk));
+        self.current.count_written(chunk.len());
+        self.position += 1;
+        self.pending_bytes += chunk.len();
+        self.pending.push((position, chunk));
+        self.unflushed.get_or_insert_with(Instant::now);
+        position
+    }
+
+    fn flush(&mut self) {
+        self.retry(|writer| writer.current.flush());
+        self.pending.clear();
+        (self.pending_bytes, self.unflushed) = (0, None);
     }
 
     /// Writes a section of an old generation again.
     fn copy(&mut self, copy: Copy) {
         let Copy { room, place, chunk, done } = copy;
         let Some((bytes, weight)) = rewrite(&chunk, &place) else { return };
-        self.retry(|writer| writer.current.put(writer.position, bytes.clone()));
-        let (generation, position) = (self.current.number, self.position);
-        let offset = 5;
-        room.moved(&place, Place { generation, position, offset, bytes: weight, ..place });
-        self.position += 1;
-        self.unflushed.get_or_insert_with(Instant::now);
+        let generation = self.current.number;
+        let position = self.put(bytes);
+        room.moved(&place, Place { generation, position, offset: chunk::FIRST_OFFSET, bytes: weight, ..place });
         let _ = done.send(());
         self.roll_if_full();
     }
 
     fn flush_if_due(&mut self) {
         if self.unflushed.is_some_and(|since| since.elapsed() >= self.shared.settings.flush_interval) {
-            self.retry(|writer| writer.current.flush());
-            self.unflushed = None;
+            self.flush();
         }
         self.shared.flushed(self.current.number, self.position, self.unflushed.is_none());
     }
@@ -182,6 +196,8 @@ impl Writer {
         if current.written() < settings.generation_bytes && (age < settings.generation_age || current.written() == 0) {
             return;
         }
+        // Before anything else is tried that may fail: a fault takes along what is not flushed.
+        self.flush();
         let number = current.number + 1;
         let path = self.shared.directory.generation(number);
         let next = self.retry(|_| Generation::open(number, path.clone()));
@@ -196,17 +212,25 @@ impl Writer {
         tracing::debug!(generation = number, "log: new generation");
     }
 
-    fn finish(&mut self) -> Result<(), LogError> {
-        self.current.flush()?;
-        self.current.sync()?;
+    fn finish(&mut self) {
+        self.flush();
+        self.retry(|writer| writer.current.sync());
         self.shared.flushed(self.current.number, self.position, true);
-        Ok(())
     }
 
     /// Tries until it works. Meanwhile the log says what is wrong, and who waits for it is told when their time is over.
     fn retry<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, LogError>) -> T {
+        let mut lost = false;
         loop {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(self)));
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                if lost {
+                    // After a fault the database answers nothing but that fault until it is opened anew, and what was not flushed is gone from it.
+                    self.current.close();
+                    self.pending.iter().try_for_each(|(position, chunk)| self.current.put(*position, chunk))?;
+                }
+                work(self)
+            }));
+            lost = true;
             let fault = match outcome {
                 Ok(Ok(value)) => {
                     self.shared.working_again();
@@ -220,7 +244,6 @@ impl Writer {
                 // The daemon is going down and will not wait: what could not be written was never acknowledged.
                 std::panic::resume_unwind(Box::new("the log was abandoned"));
             }
-            self.current.close();
             std::thread::park_timeout(RETRY_PAUSE);
         }
     }

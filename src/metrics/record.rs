@@ -2,8 +2,11 @@
 //!
 //! Call these once for a batch, not once for an event.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
@@ -25,6 +28,23 @@ kept! {
     PUBLISH_MEMORY: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "memory");
     PUBLISH_LOGGED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "logged");
     PUBLISH_SYNCED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "synced");
+}
+
+/// Namespaces that have series of their own; clients choose the names, so there must be an end to it.
+const NAMESPACES_MAX: usize = 100;
+static NAMESPACES: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+/// A namespace as a label: its name, or `other` once there are [`NAMESPACES_MAX`] of them.
+fn label(namespace: &str) -> String {
+    let mut known = NAMESPACES.lock();
+    if known.contains(namespace) {
+        return namespace.to_owned();
+    }
+    if known.len() >= NAMESPACES_MAX {
+        return "other".to_owned();
+    }
+    known.insert(namespace.to_owned());
+    namespace.to_owned()
 }
 
 /// A length as a counter takes it.
@@ -51,7 +71,7 @@ pub fn log_fault() {
 
 /// Events that retention let go.
 pub fn log_expired(namespace: &str, events: u64) {
-    counter!(names::LOG_EXPIRED, "namespace" => namespace.to_owned()).increment(events);
+    counter!(names::LOG_EXPIRED, "namespace" => label(namespace)).increment(events);
 }
 
 /// Events that the log's budget let go.
@@ -76,7 +96,7 @@ pub fn published(ack: Ack, took: Duration) {
 
 /// Events given up for one reader.
 pub fn shed(namespace: &str, lane: &'static str, reason: &'static str, events: u64) {
-    counter!(names::SHED, "namespace" => namespace.to_owned(), "lane" => lane, "reason" => reason).increment(events);
+    counter!(names::SHED, "namespace" => label(namespace), "lane" => lane, "reason" => reason).increment(events);
 }
 
 /// A connection that was refused when it was opened.
@@ -116,7 +136,7 @@ impl RoomMeter {
     /// The meter of a namespace.
     #[must_use]
     pub fn new(namespace: &str) -> Self {
-        let namespace = namespace.to_owned();
+        let namespace = label(namespace);
         Self {
             published: counter!(names::PUBLISHED, "namespace" => namespace.clone()),
             duplicates: counter!(names::DUPLICATES, "namespace" => namespace),

@@ -100,7 +100,14 @@ pub struct Sources {
 pub(super) struct Values(BTreeMap<String, Value>);
 
 impl Sources {
-    pub(super) fn gather(&self) -> Result<Values, Faults> {
+    /// Variables that look like ours and are no settings: whoever runs the daemon beside a service of its name has some.
+    pub fn passed_over(&self) -> impl Iterator<Item = &str> {
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| name.starts_with("TIDEGATE_") && !name.contains("__") && !OTHER_VARIABLES.contains(name))
+    }
+
+    /// All values, those at fault as they are by default, and all faults.
+    pub(super) fn gather(&self) -> (Values, Vec<Fault>) {
         let mut gathering = Gathering { values: BTreeMap::new(), faults: Vec::new() };
         for setting in SETTINGS {
             let default = format!("value = {}", setting.default).parse::<toml::Table>().ok();
@@ -118,7 +125,7 @@ impl Sources {
             gathering.file(path);
         }
         for (name, value) in &self.environment {
-            if let Some(rest) = name.strip_prefix("TIDEGATE_").filter(|_| !OTHER_VARIABLES.contains(&name.as_str())) {
+            if let Some(rest) = name.strip_prefix("TIDEGATE_").filter(|rest| rest.contains("__")) {
                 let key = rest.to_lowercase().replace("__", ".");
                 gathering.text(Place::Environment(name.clone()), &key, value);
             }
@@ -126,7 +133,7 @@ impl Sources {
         for (key, value) in &self.flags {
             gathering.text(Place::Flag, key, value);
         }
-        if gathering.faults.is_empty() { Ok(Values(gathering.values)) } else { Err(Faults(gathering.faults)) }
+        (Values(gathering.values), gathering.faults)
     }
 }
 
@@ -146,7 +153,9 @@ impl Gathering {
         match text.parse::<toml::Table>() {
             Ok(table) => self.table(path, "", &table),
             Err(error) => {
-                let reason = error.to_string().trim_end().to_owned();
+                // Not the line itself: a secret may stand in it.
+                let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                let reason = format!("line {line}: {}", error.message());
                 self.faults.push(Fault::Syntax { path: path.to_owned(), reason });
             }
         }

@@ -20,6 +20,9 @@ use tidegate_actors::{OnFull, Policy};
 use crate::auth::ApiKey;
 use crate::event::Ack;
 
+/// A WebSocket message where `limits.max_message_bytes` is switched off: what fits into memory without harm.
+const MESSAGE_BYTES_MOST: usize = 64 << 20;
+
 /// All settings; `config/default.toml` says what each means.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "each field is a setting, and the schema says what it means")]
@@ -170,8 +173,7 @@ impl Settings {
     /// # Errors
     /// Every fault at once.
     pub fn load(sources: &Sources) -> Result<Self, Faults> {
-        let values = sources.gather()?;
-        let mut faults = Vec::new();
+        let (values, mut faults) = sources.gather();
         let settings = Self::from_values(&values, &mut faults);
         match settings {
             Some(settings) if faults.is_empty() => Ok(settings),
@@ -197,8 +199,12 @@ impl Settings {
                 "limits.body_bytes is larger than limits.bodies_bytes: such a body could not be taken in".into(),
             ));
         }
-        if let Err(error) = v.text("logging.level").parse::<tracing_subscriber::EnvFilter>() {
-            faults.push(Fault::Together(format!("logging.level is not a filter: {error}")));
+        check_level(&v.text("logging.level"), faults);
+        let cors_origins = v.list("cors.origins");
+        for origin in cors_origins.iter().filter(|origin| !is_origin(origin)) {
+            faults.push(Fault::Together(format!(
+                "cors.origins: {origin:?} is no origin; expected such as \"https://dash.example.org\", without a path; * is not allowed, because credentials are"
+            )));
         }
         Some(Self {
             server: Server {
@@ -215,7 +221,7 @@ impl Settings {
                 comment: v.time("heartbeat.comment"),
                 retry: v.time("heartbeat.retry"),
             },
-            cors_origins: v.list("cors.origins"),
+            cors_origins,
             host: Host { enabled: v.flag("sources.host.enabled"), interval: v.time("sources.host.interval") },
             generator: Generator {
                 enabled: v.flag("sources.generator.enabled"),
@@ -228,6 +234,26 @@ impl Settings {
             logging: Logging { level: v.text("logging.level"), format: v.text("logging.format") },
         })
     }
+}
+
+/// A bare word must be a level: as a filter it would name a part of the program that does not exist, and silence everything.
+fn check_level(level: &str, faults: &mut Vec<Fault>) {
+    let known = ["off", "error", "warn", "info", "debug", "trace"];
+    let bare = !level.contains(['=', ',']);
+    if level.parse::<tracing_subscriber::EnvFilter>().is_err()
+        || (bare && !known.contains(&level.to_lowercase().as_str()))
+    {
+        let known = known.join(", ");
+        faults.push(Fault::Together(format!("logging.level = {level:?} is not allowed; expected one of {known}, or a filter such as \"info,tidegate::log=debug\"")));
+    }
+}
+
+/// `scheme://host` or `scheme://host:port`.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
+    })
 }
 
 fn log(v: &Values) -> Option<Log> {
@@ -288,7 +314,9 @@ fn limits(v: &Values) -> Limits {
         body_bytes: v.length("limits.body_bytes"),
         bodies_bytes: v.length("limits.bodies_bytes"),
         body_events: v.length("limits.body_events"),
-        message_bytes: v.length("limits.message_bytes"),
+        message_bytes: Some(v.length("limits.max_message_bytes"))
+            .filter(|bytes| *bytes > 0)
+            .unwrap_or(MESSAGE_BYTES_MOST),
         rooms_per_connection: v.length("limits.rooms_per_connection"),
         rooms: v.length("limits.rooms"),
         cursor_bytes: v.length("limits.cursor_bytes"),

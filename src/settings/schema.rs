@@ -42,7 +42,7 @@ pub const SETTINGS: &[Setting] = &[
         "\"10s\"",
         "How long a stop waits for what is under way.",
     ),
-    setting("log.dir", Kind::Text, "\"data/log\"", "The log's directory. One daemon at a time."),
+    setting("log.dir", Kind::Path, "\"data/log\"", "The log's directory. One daemon at a time."),
     setting(
         "log.ack",
         Kind::Choice(&["memory", "logged", "synced"]),
@@ -99,7 +99,7 @@ pub const SETTINGS: &[Setting] = &[
         "[]",
         "Keys with all rights, as name:key. Without any, a token is made at first start and kept in auth.token_file.",
     ),
-    setting("auth.token_file", Kind::Text, "\"data/token\"", "Where the token made at first start is kept (mode 600)."),
+    setting("auth.token_file", Kind::Path, "\"data/token\"", "Where the token made at first start is kept (mode 600)."),
     setting(
         "rooms.*.retention_count",
         Kind::Count(0, u64::MAX),
@@ -188,7 +188,12 @@ pub const SETTINGS: &[Setting] = &[
         "All publish bodies under way together; beyond it publishers are told to come back.",
     ),
     setting("limits.body_events", Kind::Count(1, 10_000_000), "50000", "Events in a publish body."),
-    setting("limits.message_bytes", Kind::Size(64, 64 * MIB), "\"100KiB\"", "A WebSocket message from a client."),
+    setting(
+        "limits.max_message_bytes",
+        Kind::Size(0, 64 * MIB),
+        "\"100KiB\"",
+        "A WebSocket message from a client; 0 switches the limit off (64 MiB remain).",
+    ),
     setting(
         "limits.rooms_per_connection",
         Kind::Count(1, 10_000_000),
@@ -301,7 +306,7 @@ pub fn nearest(key: &str) -> Option<String> {
         key.strip_prefix("rooms.").and_then(|rest| rest.rsplit_once('.')).map_or(DEFAULT_NAMESPACE, |split| split.0);
     let keys = SETTINGS.iter().map(|setting| setting.key.replace('*', namespace));
     let near = keys.map(|known| (strsim::damerau_levenshtein(key, &known), known)).min()?;
-    (near.0 <= 4).then_some(near.1)
+    (near.0 <= (key.len() / 4).clamp(2, 4)).then_some(near.1)
 }
 
 /// `config/default.toml`: every setting with its meaning, what is allowed and its default.

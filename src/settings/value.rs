@@ -9,6 +9,8 @@ use std::time::Duration;
 pub enum Kind {
     /// Any text.
     Text,
+    /// A path; not empty.
+    Path,
     /// An address, `host:port` with a numeric host.
     Address,
     /// `true` or `false`.
@@ -44,6 +46,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Text => f.write_str("text"),
+            Self::Path => f.write_str("a path"),
             Self::Address => f.write_str("an address such as \"127.0.0.1:8000\""),
             Self::Flag => f.write_str("true or false"),
             Self::Count(min, u64::MAX) => write!(f, "a whole number, at least {min}"),
@@ -105,6 +108,7 @@ impl Kind {
         let text = text.trim();
         match self {
             Self::Text => Some(Value::Text(text.to_owned())),
+            Self::Path => (!text.is_empty()).then(|| Value::Text(text.to_owned())),
             Self::Address => text.parse::<SocketAddr>().ok().map(|_| Value::Text(text.to_owned())),
             Self::Flag => text.parse().ok().map(Value::Flag),
             Self::Count(min, max) => {

@@ -192,7 +192,7 @@ def test_errors_do_not_disturb_what_is_subscribed(daemon, room, ws):
 
 
 def test_a_message_over_the_limit_is_an_error_and_close_1009(start_daemon, room, ws):
-    daemon = start_daemon(LIMITS__MESSAGE_BYTES="10KiB")
+    daemon = start_daemon(LIMITS__MAX_MESSAGE_BYTES="10KiB")
     client, other = ws(daemon, room), ws(daemon, room)
     client.send({"type": "ping", "data": "x" * 9_000})
     client.until("pong")
@@ -204,7 +204,7 @@ def test_a_message_over_the_limit_is_an_error_and_close_1009(start_daemon, room,
 
 
 def test_a_message_over_the_limit_in_many_small_frames_is_close_1009_too(start_daemon, ws):
-    client = ws(start_daemon(LIMITS__MESSAGE_BYTES="10KiB"))
+    client = ws(start_daemon(LIMITS__MAX_MESSAGE_BYTES="10KiB"))
     client.connection.send(["x" * 1_000] * 20)
     assert client.closed()[0] == 1009
 

@@ -202,10 +202,14 @@ impl Serving {
         let gaps = gaps.map_err(|error| Reply::problem(id, &error.into()))?;
         let granted = format!("{{\"mode\":\"every\",\"mailbox_messages\":{mailbox}}}");
         let cursor = session.cursor();
-        let reply = Reply::new("subscribed", id)
+        let mut reply = Reply::new("subscribed", id)
             .field("rooms", names(&patterns))
             .text("cursor", &cursor)
             .field("granted", granted);
+        if !gaps.already.is_empty() {
+            // In these nothing changes, whatever was said of where to begin.
+            reply = reply.field("already", names(&gaps.already));
+        }
         session.dialect().say(reply.into_text());
         // What is missing is told after the answer, as part of the stream.
         let too_many = gaps.too_many;

@@ -35,9 +35,13 @@ pub enum Control {
     Read {
         /// Whose events.
         room: RoomKey,
+        /// The room's head when they were asked for: what is not among them up to here is not in the log any more.
+        head: u64,
         /// The events, or what is wrong.
         outcome: Result<Vec<Arc<Event>>, LogError>,
     },
+    /// Too many waited for the disk: ask again.
+    ReadAgain,
     /// The daemon ends the connection.
     Close(Closing),
 }
@@ -49,6 +53,8 @@ pub enum Closing {
     Stopping,
     /// Somebody asked for it.
     Kicked,
+    /// A room it follows failed for good.
+    RoomFailed,
 }
 
 impl Closing {
@@ -58,6 +64,7 @@ impl Closing {
         match self {
             Self::Stopping => ("stopping", "the daemon is stopping; come back with your cursor"),
             Self::Kicked => ("kicked", "the connection was ended by an operator"),
+            Self::RoomFailed => ("room_failed", "a room failed; come back with your cursor"),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Level, Mailbox, Shed};
@@ -17,12 +18,14 @@ use super::{Closing, Control, Delivery, Dialect, Notice};
 use crate::engine::rooms::room::Step;
 use crate::engine::rooms::{Gap, Joined, PublishError, Room, Rooms, StartAt, Subscriber};
 use crate::event::{Event, Pattern, RoomKey, RoomName, cursor};
-use crate::log::{LogError, Read};
+use crate::log::{LogError, Read, RoomIndex};
 use crate::metrics::record::{self, TransportMeter};
 
 /// How much is read from the history at once: enough for one write, little enough that live events of other rooms get in between.
 const READ_EVENTS: usize = 512;
 const READ_BYTES: usize = 96 << 10;
+/// When to ask again where too many wait for the disk.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// What is gathered for one write, in bytes; what is left waits for the next.
 const WRITE_BYTES: usize = 128 << 10;
 
@@ -51,6 +54,17 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Missed {
     gaps: Vec<(RoomName, Gap)>,
+    /// Rooms that it followed before: there nothing has changed.
+    pub already: Vec<RoomName>,
+    /// Whether there were more rooms than it may follow.
+    pub too_many: bool,
+}
+
+/// How a stream began.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Whether something is missing.
+    pub gaps: bool,
     /// Whether there were more rooms than it may follow.
     pub too_many: bool,
 }
@@ -134,37 +148,46 @@ impl<D: Dialect> Session<D> {
         }
     }
 
-    /// Follows the first rooms; the dialect is told the welcome, then gaps. `true` if there were more rooms than a connection may follow.
+    /// Follows the first rooms; the dialect is told the welcome, then gaps.
     ///
     /// # Errors
     /// Where a room does not take readers now.
-    pub async fn begin(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<bool, PublishError> {
+    pub async fn begin(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Begun, PublishError> {
         let missed = self.join(patterns, start).await?;
         let rooms = self.patterns();
         self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms });
-        let too_many = missed.too_many;
+        let begun = Begun { gaps: !missed.gaps.is_empty(), too_many: missed.too_many };
         self.tell_gaps(missed);
-        Ok(too_many)
+        Ok(begun)
     }
 
-    /// Follows more rooms.
+    /// Follows more rooms, or none of them.
     ///
     /// # Errors
-    /// Where a room does not take readers now; what was joined until then stays.
+    /// Where a room does not take readers now; everything is as it was then.
     pub async fn join(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Missed, PublishError> {
         let left = self.rooms_max.saturating_sub(self.follows.len());
-        for pattern in patterns {
-            if !self.patterns.contains(pattern) {
-                self.patterns.push(pattern.clone());
+        let new: Vec<Pattern> = patterns.iter().filter(|pattern| !self.patterns.contains(pattern)).cloned().collect();
+        self.patterns.extend(new.iter().cloned());
+        let followed = match self.rooms.follow(&self.subscriber, patterns, start, left).await {
+            Ok(followed) => followed,
+            Err(error) => {
+                self.patterns.retain(|pattern| !new.contains(pattern));
+                self.rooms.unwatch(self.subscriber.id, Some(&new));
+                return Err(error);
             }
-        }
-        let followed = self.rooms.follow(&self.subscriber, patterns, start, left).await?;
-        let mut gaps = Vec::new();
+        };
+        let mut missed = Missed { gaps: Vec::new(), already: Vec::new(), too_many: followed.too_many };
         for joined in followed.joined {
-            gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
+            if joined.already {
+                // Where it stands does not change. If it came by a pattern just now, its own word is still in the mailbox.
+                missed.already.push(joined.room.name().clone());
+                continue;
+            }
+            missed.gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
             self.enter(joined);
         }
-        Ok(Missed { gaps, too_many: followed.too_many })
+        Ok(missed)
     }
 
     /// Tells what is missing at the beginning.
@@ -285,44 +308,78 @@ impl<D: Dialect> Session<D> {
 
     fn control(&mut self, control: Control, inbox: &mut Inbox<Delivery>) {
         match control {
-            Control::Joined(joined) => {
-                if self.follows.len() >= self.rooms_max {
-                    joined.room.leave(self.subscriber.id);
-                    inbox.mailbox().forget(joined.room.key());
-                    let message = format!(
-                        "the room {} is not followed: there are {} already (limits.rooms_per_connection)",
-                        joined.room.name(),
-                        self.rooms_max
-                    );
-                    return self.tell(&Notice::Error { code: "too_many_rooms", message: &message });
-                }
-                let (room, gap) = (joined.room.name().clone(), joined.gap);
-                self.enter(joined);
-                if let Some(gap) = gap {
-                    self.tell_gap(&room, gap);
-                }
-            }
-            Control::Read { room, outcome } => {
+            Control::Joined(joined) => self.joined(joined, inbox),
+            Control::Read { room, head, outcome } => {
                 self.reading = false;
                 match outcome {
-                    Ok(events) => self.read_on(&room, &events, inbox),
+                    Ok(events) => self.read_on(&room, head, &events, inbox),
                     Err(error) => self.skip_unreadable(&room, &error),
                 }
             }
+            Control::ReadAgain => self.reading = false,
             Control::Close(closing) => self.closing = Some(closing),
         }
     }
 
-    /// Writes history and asks the mailbox whether the reader is level with it.
-    fn read_on(&mut self, key: &RoomKey, events: &[Arc<Event>], inbox: &mut Inbox<Delivery>) {
-        events.iter().for_each(|event| self.write(event));
+    /// A room that came to be and matches a pattern.
+    fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
+        let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
+        let wanted = self.patterns.iter().any(|pattern| pattern.matches(room.name()));
+        let full = self.follows.len() >= self.rooms_max;
+        if !wanted || full {
+            room.leave(self.subscriber.id);
+            inbox.mailbox().forget(&key);
+            if wanted {
+                let (name, max) = (room.name(), self.rooms_max);
+                let message =
+                    format!("the room {name} is not followed: there are {max} already (limits.rooms_per_connection)");
+                self.tell(&Notice::Error { code: "too_many_rooms", message: &message });
+            }
+            return;
+        }
+        let (gap, after) = (joined.gap, joined.after);
+        self.enter(joined);
+        if let Some(gap) = gap {
+            self.tell_gap(room.name(), gap);
+        }
+        // Whether it begins behind may have been told before the room was known.
+        if !self.behind.contains(&key) && inbox.level(&key, after) != Level::Live {
+            self.behind.push_back(key);
+        }
+    }
+
+    /// Tells what is missing where the reader stands, if something is, and puts it behind that; `upto` bounds how far, if what comes next is known.
+    fn step_over_gap(&mut self, key: &RoomKey, upto: Option<u64>) -> bool {
+        let Some(follow) = self.follows.get_mut(key) else { return false };
+        let Some(mut gap) = follow.room.gap(follow.reached) else { return false };
+        gap.first_seq = upto.unwrap_or(gap.first_seq);
+        follow.reached = gap.first_seq - 1;
+        let room = Arc::clone(&follow.room);
+        self.tell_gap(room.name(), gap);
+        true
+    }
+
+    /// Writes history and asks the mailbox whether the reader is level with it. `head` is the room's from before it was read.
+    fn read_on(&mut self, key: &RoomKey, head: u64, events: &[Arc<Event>], inbox: &mut Inbox<Delivery>) {
         let Some(follow) = self.follows.get(key) else {
             self.behind.retain(|other| other != key);
             return;
         };
-        let nothing_left = events.is_empty();
-        // Where nothing comes after, the rest was let go by retention while the reader was on its way.
-        let reached = if nothing_left { follow.room.head() } else { follow.reached };
+        let mut reached = head;
+        match events.first() {
+            // Retention may have overtaken the reader between its look and its reading.
+            Some(first) if first.seq > follow.reached + 1 => {
+                self.step_over_gap(key, Some(first.seq));
+            }
+            None if self.step_over_gap(key, None) => reached = 0,
+            _ => {}
+        }
+        events.iter().for_each(|event| self.write(event));
+        if let Some(follow) = self.follows.get(key)
+            && (!events.is_empty() || reached == 0)
+        {
+            reached = follow.reached;
+        }
         if inbox.level(key, reached) == Level::Live {
             self.behind.retain(|other| other != key);
         } else if let Some(at) = self.behind.iter().position(|other| other == key) {
@@ -347,35 +404,41 @@ impl<D: Dialect> Session<D> {
 
     /// Takes one step in the history of the next room that is behind.
     fn catch_up(&mut self, inbox: &mut Inbox<Delivery>) {
-        if self.reading {
-            return;
-        }
         let Some(key) = self.behind.front().cloned() else { return };
-        let Some(follow) = self.follows.get_mut(&key) else {
+        self.step_over_gap(&key, None);
+        let Some(follow) = self.follows.get(&key) else {
+            // Told before the room itself is known; when it is, its place is asked for.
             self.behind.pop_front();
             return;
         };
-        let room = Arc::clone(&follow.room);
-        if let Some(gap) = room.gap(follow.reached) {
-            follow.reached = gap.first_seq - 1;
-            self.tell_gap(room.name(), gap);
+        let head = follow.room.head();
+        match follow.room.read(follow.reached, READ_EVENTS, READ_BYTES) {
+            Step::Events(events) => self.read_on(&key, head, &events, inbox),
+            Step::Disk(index) => self.ask(key.clone(), index, follow.reached, head, inbox),
         }
-        let Some(follow) = self.follows.get(&key) else { return };
-        match room.read(follow.reached, READ_EVENTS, READ_BYTES) {
-            Step::Events(events) => self.read_on(&key, &events, inbox),
-            Step::Disk(index) => {
-                let mailbox = inbox.mailbox().downgrade();
-                let (key, after) = (key.clone(), follow.reached);
-                let room = key.clone();
-                let answer = Box::new(move |outcome| {
-                    if let Some(mailbox) = mailbox.upgrade() {
-                        let _ = mailbox.answer(Delivery::Control(Box::new(Control::Read { room, outcome })));
-                    }
-                });
-                let read = Read { key, index, after, events_max: READ_EVENTS, bytes_max: READ_BYTES, answer };
-                // Too many wait for the disk: the next tick, at the latest the next heartbeat, asks again.
-                self.reading = self.rooms.log().read(read).is_ok();
+    }
+
+    /// Asks the log; the answer comes through the mailbox.
+    fn ask(&mut self, key: RoomKey, index: Arc<RoomIndex>, after: u64, head: u64, inbox: &Inbox<Delivery>) {
+        let mailbox = inbox.mailbox().downgrade();
+        let room = key.clone();
+        let answer = Box::new(move |outcome| {
+            if let Some(mailbox) = mailbox.upgrade() {
+                // Fails only when the reader has gone.
+                let _ = mailbox.answer(Delivery::Control(Box::new(Control::Read { room, head, outcome })));
             }
+        });
+        self.reading = true;
+        let read = Read { key, index, after, events_max: READ_EVENTS, bytes_max: READ_BYTES, answer };
+        if self.rooms.log().read(read).is_err() {
+            // Too many wait for the disk. One short pause for each such reader, and it asks again.
+            let mailbox = inbox.mailbox().downgrade();
+            tokio::spawn(async move {
+                tokio::time::sleep(ASK_AGAIN).await;
+                if let Some(mailbox) = mailbox.upgrade() {
+                    let _ = mailbox.answer(Delivery::Control(Box::new(Control::ReadAgain)));
+                }
+            });
         }
     }
 

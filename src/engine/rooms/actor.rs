@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
-use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, OnFull, Reason, Told, Window};
+use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, OnFull, Reason, Told, Window};
+use tokio::sync::oneshot;
 
 use super::recent::Recent;
 use super::room::{Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
@@ -18,6 +19,7 @@ use super::{ROOM_WINDOW, Rooms};
 use crate::clock;
 use crate::engine::connections::Delivery;
 use crate::event::{Ack, Event};
+use crate::log::LogError;
 
 /// How much a room takes at once: enough to commit and deliver together what comes together, not so much that a join waits long.
 pub(super) const WINDOW: Window = ROOM_WINDOW;
@@ -35,6 +37,8 @@ pub(super) struct RoomActor {
     warm: bool,
     /// Numbered, and not yet offered to the readers.
     fresh: Vec<Arc<Event>>,
+    /// Whether the log had no place in this batch.
+    log_busy: bool,
 }
 
 impl RoomActor {
@@ -44,7 +48,7 @@ impl RoomActor {
         let exact = room.index().is_none_or(|index| index.numbered_here());
         let clean = exact || rooms.log().was_clean();
         let sequencer = Sequencer::after(room.head(), floor, clean);
-        Self { rooms, room, sequencer, recent: Recent::default(), warm: false, fresh: Vec::new() }
+        Self { rooms, room, sequencer, recent: Recent::default(), warm: false, fresh: Vec::new(), log_busy: false }
     }
 
     /// Brings the room's last events into memory and remembers their ids, so that a repetition is known after a restart too.
@@ -81,23 +85,17 @@ impl RoomActor {
         let received = publish.events.len();
         let known = self.drop_known(&mut publish.events);
         let duplicates = received - publish.events.len();
+        let permits = self.rooms.log().permits(publish.events.len().max(1));
+        // A place in the log first: no number is spent on what cannot be kept.
+        if let Err(error) = self.reserve(permits).await {
+            return publish.refuse(PublishError::Log(error));
+        }
         if publish.events.is_empty() {
             let seq = known.unwrap_or(0);
             self.room.meter.published(0, duplicates);
-            let receipt = Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, logged: None };
-            return publish.answer(receipt);
-        }
-        let log = self.rooms.log();
-        let permits = log.permits(publish.events.len());
-        if self.room.index().is_some() {
-            // A place in the log first: no number is spent on what cannot be kept.
-            let reserved = match log.fault() {
-                Some(fault) => Err(fault),
-                None => log.reserve(permits).await,
-            };
-            if let Err(error) = reserved {
-                return publish.refuse(PublishError::Log(error));
-            }
+            // The first publish may still be on its way to the disk: this waits behind it, so that its answer is worth as much.
+            let logged = self.keep(&SmallVec::new(), publish.ack, permits);
+            return publish.answer(Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, logged });
         }
         let events = self.number(&mut publish.events);
         let (first_seq, last_seq) = (events[0].seq, events[events.len() - 1].seq);
@@ -106,6 +104,28 @@ impl RoomActor {
         self.fresh.extend(events);
         self.room.meter.published(count, duplicates);
         publish.answer(Receipt { count, first_seq, last_seq, duplicates, logged });
+    }
+
+    /// Reserves a place in the log. Readers do not wait for it: what is numbered is delivered first. When the log had no place for one publish of a batch, the others do not wait for it again.
+    async fn reserve(&mut self, permits: u32) -> Result<(), LogError> {
+        if self.room.index().is_none() {
+            return Ok(());
+        }
+        let rooms = self.rooms.clone();
+        let log = rooms.log();
+        if let Some(fault) = log.fault() {
+            return Err(fault);
+        }
+        if log.try_reserve(permits) {
+            return Ok(());
+        }
+        if self.log_busy {
+            return Err(LogError::Busy("events wait for the disk"));
+        }
+        self.deliver().await;
+        let reserved = log.reserve(permits).await;
+        self.log_busy = reserved.is_err();
+        reserved
     }
 
     /// Takes out events whose id is known, also of those that stand twice in one publish; the seq of the first such.
@@ -196,33 +216,37 @@ impl RoomActor {
         if self.room.settings().policy.on_full == OnFull::Wait {
             self.deliver_waiting().await;
         } else {
-            let mut from = 0;
-            loop {
-                let (all, closed) = self.deliver_some(from);
-                closed.into_iter().for_each(|id| self.room.leave(id));
-                from += READERS_AT_ONCE;
-                if from >= all {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
+            self.deliver_to_all().await;
         }
         self.fresh.clear();
         self.room.trim_tail(self.room.last_arrived_ms(), self.rooms.tails_bytes_max());
     }
 
-    /// Offers to some of the readers; how many there are, and whose mailbox is closed.
-    fn deliver_some(&self, from: usize) -> (usize, Vec<u64>) {
-        let members = self.room.members.lock();
+    /// Offers to all readers, and lets go those whose mailbox is closed.
+    async fn deliver_to_all(&self) {
         let mut closed = Vec::new();
-        for (id, mailbox) in members.iter().skip(from).take(READERS_AT_ONCE) {
-            let mut told = Told::default();
-            mailbox.offer_all(self.fresh.iter().map(|event| Delivery::Event(Arc::clone(event))), &mut told);
-            if told.closed {
-                closed.push(*id);
+        let many = {
+            let members = self.room.members.lock();
+            let many = members.len() > READERS_AT_ONCE;
+            if !many {
+                members.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
             }
+            many.then(|| members.iter().map(|(id, mailbox)| (*id, mailbox.clone())).collect::<Vec<_>>())
+        };
+        // A list of its own, because readers come and go while others run in between.
+        for some in many.unwrap_or_default().chunks(READERS_AT_ONCE) {
+            some.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
+            tokio::task::yield_now().await;
         }
-        (members.len(), closed)
+        closed.into_iter().for_each(|id| self.room.leave(id));
+    }
+
+    fn offer(&self, id: u64, mailbox: &Mailbox<Delivery>, closed: &mut Vec<u64>) {
+        let mut told = Told::default();
+        mailbox.offer_all(self.fresh.iter().map(|event| Delivery::Event(Arc::clone(event))), &mut told);
+        if told.closed {
+            closed.push(id);
+        }
     }
 
     /// Offers to all readers and waits for those that are full, all of them together no longer than the namespace says.
@@ -241,21 +265,26 @@ impl RoomActor {
     }
 
     /// Takes in a reader. Everything numbered so far has been offered to the others; everything numbered later will be offered to this one too.
-    fn join(&self, subscriber: &Subscriber, start: Start) -> Option<Joined> {
+    fn join(&self, subscriber: &Subscriber, start: Start, reply: Option<oneshot::Sender<Joined>>) {
         let (room, head) = (&self.room, self.room.head());
-        {
-            let mut members = room.members.lock();
-            // A reader that has gone meanwhile would never leave.
-            if members.contains_key(&subscriber.id) || subscriber.mailbox.is_closed() {
-                return None;
-            }
-            members.insert(subscriber.id, subscriber.mailbox.clone());
+        // A reader that has gone meanwhile would never leave; one that is here already keeps its place.
+        let already = room.members.lock().contains_key(&subscriber.id);
+        if subscriber.mailbox.is_closed() || (already && reply.is_none()) {
+            return;
         }
         room.used_ms.store(clock::now_ms(), Ordering::Relaxed);
-        let (after, gap) = room.begin(start);
+        let (after, gap) = if already { (head, None) } else { room.begin(start) };
         let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
-        subscriber.mailbox.follow(room.key().clone(), after, head);
-        Some(Joined { room: Arc::clone(room), after, since_ms, gap })
+        let joined = Joined { room: Arc::clone(room), after, since_ms, gap, already };
+        // Told first: whatever the room sends from here on meets a reader that knows it.
+        match reply {
+            Some(reply) => drop(reply.send(joined)),
+            None => Delivery::joined(&subscriber.mailbox, joined),
+        }
+        if !already {
+            room.members.lock().insert(subscriber.id, subscriber.mailbox.clone());
+            subscriber.mailbox.follow(room.key().clone(), after, head);
+        }
     }
 
     fn retire(&self, inbox: &Inbox<Order>) {
@@ -268,9 +297,9 @@ impl RoomActor {
             Some(index) => index.logged() >= room.head(),
             None => room.tail.lock().is_empty(),
         };
-        if idle && kept_elsewhere && room.subscribers() == 0 && inbox.mailbox().depth().messages == 0 {
-            // From here on pushes are refused, and come again to the room's successor.
-            inbox.mailbox().close();
+        if idle && kept_elsewhere && room.subscribers() == 0 {
+            // If it closes, pushes are refused from here on, and come again to the room's successor.
+            let _ = inbox.mailbox().close_if_empty();
         }
     }
 }
@@ -289,6 +318,7 @@ impl Handler for RoomActor {
     }
 
     async fn handle(&mut self, batch: &mut Batch<Order>, inbox: &mut Inbox<Order>) -> Result<Flow<()>, Fault> {
+        self.log_busy = false;
         if !self.warm {
             self.warm_up().await;
         }
@@ -298,17 +328,7 @@ impl Handler for RoomActor {
                 Order::Publish(publish) => self.publish(publish).await,
                 Order::Join { subscriber, start, reply } => {
                     self.deliver().await;
-                    let joined = self.join(&subscriber, start);
-                    match (joined, reply) {
-                        (Some(joined), Some(reply)) => drop(reply.send(joined)),
-                        (Some(joined), None) => Delivery::joined(&subscriber.mailbox, joined),
-                        (None, Some(reply)) => {
-                            // Joined already, by name or by a pattern: nothing changes.
-                            let after = self.room.head();
-                            drop(reply.send(Joined { room: Arc::clone(&self.room), after, since_ms: 0, gap: None }));
-                        }
-                        (None, None) => {}
-                    }
+                    self.join(&subscriber, start, reply);
                 }
                 Order::Retire => retire = true,
             }

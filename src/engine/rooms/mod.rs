@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 pub use room::{Gap, Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
 
+use crate::engine::connections::{Closing, Delivery};
 use crate::event::{Cursor, Pattern, RoomName};
 use crate::log::Log;
 use crate::settings::Settings;
@@ -118,8 +119,9 @@ impl Rooms {
     /// # Errors
     /// [`PublishError::TooManyRooms`].
     pub fn find(&self, name: &RoomName) -> Result<Option<Arc<Room>>, PublishError> {
-        if let Some(room) = self.0.rooms.get(name) {
-            return Ok(Some(Arc::clone(&room)));
+        if let Some(room) = self.in_memory(name) {
+            // One that somebody follows and that never had an event is there for as long as it is followed.
+            return Ok((room.head() > 0 || room.subscribers() > 0).then_some(room));
         }
         if self.0.log.room(name).is_some_and(|index| index.held().is_some()) {
             return self.get_or_create(name).map(Some);
@@ -130,7 +132,8 @@ impl Rooms {
     /// The names of all rooms that match: those in memory and those that only the log knows.
     #[must_use]
     pub fn names(&self, pattern: &Pattern) -> Vec<RoomName> {
-        let in_memory = self.0.rooms.iter().map(|room| room.key().clone());
+        let in_memory = self.0.rooms.iter().filter(|room| room.head() > 0 || room.subscribers() > 0);
+        let in_memory = in_memory.map(|room| room.key().clone());
         let mut names: Vec<RoomName> =
             in_memory.chain(self.0.log.rooms()).filter(|name| pattern.matches(name)).collect();
         names.sort_unstable();
@@ -169,7 +172,7 @@ impl Rooms {
         };
         let gone = {
             let (registry, room) = (self.clone(), Arc::clone(&room));
-            move |_: &str| registry.remove(&room)
+            move |_: &str| registry.give_up(&room)
         };
         if !self.0.supervisor.spawn_soon(child.gave_up(gone)) {
             room.mailbox().close_and_clear();
@@ -185,6 +188,14 @@ impl Rooms {
         let (mailbox, _) = Mailbox::new(bounds);
         let floor = self.0.floor.load(Ordering::Acquire);
         Arc::new(Room::new(name, settings.rooms.of(name.namespace()), log, mailbox, Arc::clone(tails_bytes), floor))
+    }
+
+    /// A room whose actor failed too often: its readers are sent away, to come back with their cursors to its successor.
+    fn give_up(&self, room: &Arc<Room>) {
+        for mailbox in room.members.lock().values() {
+            Delivery::close(mailbox, Closing::RoomFailed);
+        }
+        self.remove(room);
     }
 
     /// Takes a room out of the registry; its numbers stay spent.
@@ -251,7 +262,7 @@ impl Rooms {
                 Pattern::Room(name) => wanted.push((name.clone(), start.named(name, alone))),
                 Pattern::Prefix(_) => {
                     // First watch, then look: a room that comes to be in between is seen by one of the two.
-                    self.0.watchers.lock().push((pattern.clone(), Arc::clone(subscriber)));
+                    self.watch(pattern, subscriber);
                     wanted.extend(self.names(pattern).into_iter().map(|name| {
                         let start = start.matched(&name);
                         (name, start)
@@ -263,15 +274,30 @@ impl Rooms {
         wanted.retain(|(name, _)| seen.insert(name.clone()));
         let too_many = wanted.len() > rooms_max;
         wanted.truncate(rooms_max);
-        let mut waiting = Vec::with_capacity(wanted.len());
+        let (mut waiting, mut fault) = (Vec::with_capacity(wanted.len()), None);
         for (name, start) in wanted {
-            waiting.push(self.join(subscriber, &name, start).await?);
+            match self.join(subscriber, &name, start).await {
+                Ok(answer) => waiting.push(answer),
+                Err(error) => {
+                    fault = Some(error);
+                    break;
+                }
+            }
         }
         let mut joined = Vec::with_capacity(waiting.len());
         for answer in waiting {
-            joined.push(answer.await.map_err(|_| PublishError::Failed)?);
+            match tokio::time::timeout(JOIN_WAIT, answer).await {
+                Ok(Ok(answer)) => joined.push(answer),
+                Ok(Err(_)) | Err(_) => fault = Some(PublishError::Failed),
+            }
         }
-        Ok(Followed { joined, too_many })
+        let Some(fault) = fault else { return Ok(Followed { joined, too_many }) };
+        // All or nothing: what was joined until then is left again.
+        for new in joined.iter().filter(|joined| !joined.already) {
+            new.room.leave(subscriber.id);
+            subscriber.mailbox.forget(new.room.key());
+        }
+        Err(fault)
     }
 
     async fn join(
@@ -292,6 +318,13 @@ impl Rooms {
             }
         }
         Err(PublishError::Failed)
+    }
+
+    fn watch(&self, pattern: &Pattern, subscriber: &Arc<Subscriber>) {
+        let mut watchers = self.0.watchers.lock();
+        if !watchers.iter().any(|(other, watcher)| watcher.id == subscriber.id && other == pattern) {
+            watchers.push((pattern.clone(), Arc::clone(subscriber)));
+        }
     }
 
     /// Takes back a reader's patterns; all of them with `None`.

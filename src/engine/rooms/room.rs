@@ -92,6 +92,8 @@ pub struct Joined {
     pub since_ms: u64,
     /// What is missing before that, if something is.
     pub gap: Option<Gap>,
+    /// Whether the reader followed it before: then nothing has changed.
+    pub already: bool,
 }
 
 /// The room's answer to a publish.
@@ -171,16 +173,26 @@ impl Publish {
     }
 
     /// Says why it is refused.
-    pub fn refuse(self, error: PublishError) {
-        if let Some(reply) = self.reply {
+    pub fn refuse(mut self, error: PublishError) {
+        if let Some(reply) = self.reply.take() {
             // A publisher that has gone needs no answer.
             let _ = reply.send(Err(error));
         }
     }
 
-    pub(super) fn answer(self, receipt: Receipt) {
-        if let Some(reply) = self.reply {
+    pub(super) fn answer(mut self, receipt: Receipt) {
+        if let Some(reply) = self.reply.take() {
             let _ = reply.send(Ok(receipt));
+        }
+    }
+}
+
+impl Drop for Publish {
+    /// Dropped unanswered: it had to make way for something more urgent, or its actor failed while it had it.
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let _ =
+                reply.send(Err(if std::thread::panicking() { PublishError::Failed } else { PublishError::RoomFull }));
         }
     }
 }
@@ -386,7 +398,8 @@ impl Room {
             return Some(Gap { after, first_seq: head + 1 });
         }
         let tail = self.tail.lock();
-        let in_tail = tail.holds(after);
+        // Whoever stands right before something that is here misses nothing.
+        let in_tail = tail.holds(after) || tail.holds(after + 1);
         let tail_begins = tail.front().map_or(head + 1, |front| front.seq);
         let tail_gone = tail.gone();
         drop(tail);
