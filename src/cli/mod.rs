@@ -4,7 +4,7 @@
 
 pub mod bench;
 mod check;
-mod client;
+pub mod client;
 mod publish;
 mod serve;
 mod tail;

@@ -1,7 +1,162 @@
-//! stand-in until the load client is here
-use clap::Args;
+//! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
+//!
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements, which `benches/end_to_end.rs` uses too, beside a bare broadcaster.
+
+pub mod http;
+pub mod reader;
+pub mod rows;
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::client::Server;
+use http::Target;
+use reader::Transport;
+use rows::{Fanout, Ingest, Replay, Report};
+
+/// What to measure.
 #[derive(Debug, Args)]
-pub struct BenchArguments {}
-pub(super) async fn run(_: BenchArguments) -> anyhow::Result<()> {
-    Ok(())
+#[command(after_help = "Example:\n  tidegate bench fanout --readers 1000 --transport sse --events 2000")]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    row: Row,
+    #[command(flatten)]
+    server: Server,
+    /// Print the result as one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Row {
+    /// Many readers of one room
+    Fanout {
+        /// Readers
+        #[arg(long, default_value_t = 1000)]
+        readers: usize,
+        /// How they read
+        #[arg(long, value_enum, default_value = "websocket")]
+        transport: Wire,
+        /// Publishers at once
+        #[arg(long, default_value_t = 1)]
+        publishers: usize,
+        /// Events published in all
+        #[arg(long, default_value_t = 1000)]
+        events: u64,
+        /// Events a second; without it, as fast as they are answered
+        #[arg(long)]
+        rate: Option<u64>,
+        /// Bytes of an event's data
+        #[arg(long, default_value_t = 200)]
+        bytes: usize,
+    },
+    /// One reader that comes back for its history
+    Replay {
+        /// Events to come back for
+        #[arg(long, default_value_t = 1000)]
+        events: u64,
+        /// How often
+        #[arg(long, default_value_t = 20)]
+        runs: u64,
+        /// Bytes of an event's data
+        #[arg(long, default_value_t = 200)]
+        bytes: usize,
+    },
+    /// Publishing alone
+    Ingest {
+        /// Publishers at once
+        #[arg(long, default_value_t = 4)]
+        publishers: usize,
+        /// Requests in all
+        #[arg(long, default_value_t = 20_000)]
+        requests: u64,
+        /// Events in one request
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+        /// What the answer means: memory, logged or synced
+        #[arg(long, default_value = "logged")]
+        ack: String,
+        /// Bytes of an event's data
+        #[arg(long, default_value_t = 200)]
+        bytes: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Wire {
+    Websocket,
+    Sse,
+}
+
+pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
+    let authority = arguments.server.authority()?;
+    let address = tokio::net::lookup_host(&authority).await.with_context(|| format!("{authority} is no address"))?;
+    let address = address.into_iter().next().with_context(|| format!("{authority} is no address"))?;
+    let target = Target { address, token: arguments.server.credential()? };
+    let row = arguments.row;
+    // One thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock.
+    let measured = tokio::task::spawn_blocking(move || {
+        let bar = progress();
+        let report = rows::on_one_thread(measure(&target, &row, &bar));
+        bar.finish_and_clear();
+        report
+    });
+    let report = measured.await??;
+    let mut out = std::io::stdout();
+    if arguments.json {
+        writeln!(out, "{}", report.to_json())?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    report.verdict()
+}
+
+async fn measure(target: &Target, row: &Row, bar: &ProgressBar) -> anyhow::Result<Report> {
+    let room = format!("bench:{}", crate::clock::now_us());
+    match row {
+        Row::Fanout { readers, transport, publishers, events, rate, bytes } => {
+            let transport = match transport {
+                Wire::Websocket => Transport::WebSocket,
+                Wire::Sse => Transport::Sse,
+            };
+            let fanout = Fanout {
+                room,
+                readers: *readers,
+                transport,
+                publishers: *publishers,
+                events: *events,
+                rate: *rate,
+                bytes: *bytes,
+            };
+            fanout.run(target, bar).await
+        }
+        Row::Replay { events, runs, bytes } => {
+            Replay { room, events: *events, runs: *runs, bytes: *bytes }.run(target, bar).await
+        }
+        Row::Ingest { publishers, requests, batch, ack, bytes } => {
+            let ingest = Ingest {
+                room,
+                publishers: *publishers,
+                requests: *requests,
+                batch: *batch,
+                ack: ack.clone(),
+                bytes: *bytes,
+            };
+            ingest.run(target, bar).await
+        }
+    }
+}
+
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    // A template that does not parse would only lose its looks.
+    if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
