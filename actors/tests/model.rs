@@ -38,10 +38,12 @@ fn policy(stream: u32) -> Policy {
     }
 }
 
+type Pushed = (u64, Option<Vec<u8>>);
+
 /// Everything pushed (the history) and everything the reader got or was told, by stream.
 #[derive(Default)]
 struct Books {
-    history: BTreeMap<u32, Vec<(u64, Option<Vec<u8>>)>>,
+    history: BTreeMap<u32, Vec<Pushed>>,
     got: BTreeMap<u32, Vec<u64>>,
     told: BTreeMap<u32, u64>,
     behind: BTreeSet<u32>,

@@ -19,10 +19,10 @@ use super::complain;
 #[derive(Debug, Clone, Args)]
 pub struct Server {
     /// The daemon's address
-    #[arg(long, value_name = "URL", env = "TIDEGATE_URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(long, global = true, value_name = "URL", env = "TIDEGATE_URL", default_value = "http://127.0.0.1:8000")]
     pub server: String,
     /// A key or token; if none is given, the token file of a daemon started in this directory is tried (data/token)
-    #[arg(long, value_name = "TOKEN", env = "TIDEGATE_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "TOKEN", env = "TIDEGATE_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
