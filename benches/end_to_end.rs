@@ -2,7 +2,14 @@
 //!
 //! `cargo bench --bench end_to_end` runs all rows and prints a table; `-- --short` a tenth of it. Where there are two cores the server runs on the first and the client on the second.
 //! Everything of tidegate is on: auth, numbers, log, limits, metrics. Every reader's sequence is checked, and a row with anything lost, doubled or out of order fails the run.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, clippy::expect_used, missing_docs, reason = "a bench")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a bench"
+)]
 
 mod floor;
 
@@ -150,12 +157,12 @@ fn fan_rows(short: bool) {
     println!("|---|---|---|---|---|---|---|");
     let row = |name, transport, publishers, events, rate| Fan { name, transport, publishers, events, rate };
     for row in [
-        row("WebSocket, one publisher, as fast as answered", Transport::WebSocket, 1, 3000 / scale, None),
+        row("WebSocket, one publisher, as fast as answered", Transport::WebSocket, 1, 2000 / scale, None),
         row("WebSocket, 50 events/s (one at a time)", Transport::WebSocket, 1, 500 / scale, Some(50)),
-        row("WebSocket, 16 publishers", Transport::WebSocket, 16, 8000 / scale, None),
-        row("SSE, one publisher, as fast as answered", Transport::Sse, 1, 3000 / scale, None),
+        row("WebSocket, 16 publishers", Transport::WebSocket, 16, 2000 / scale, None),
+        row("SSE, one publisher, as fast as answered", Transport::Sse, 1, 2000 / scale, None),
         row("SSE, 50 events/s (one at a time)", Transport::Sse, 1, 500 / scale, Some(50)),
-        row("SSE, 16 publishers", Transport::Sse, 16, 8000 / scale, None),
+        row("SSE, 16 publishers", Transport::Sse, 16, 2000 / scale, None),
     ] {
         let before = fan(&Server::floor(), &row, 1000);
         let ours = fan(&Server::tidegate(&[]), &row, 1000);

@@ -7,18 +7,18 @@ mod commands;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::time::{Instant, sleep_until};
 // The version that axum has inside, whose errors say what was wrong.
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use self::commands::Reply;
 use super::Edge;
-use super::dialects::ws::Ws;
+use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
@@ -31,6 +31,8 @@ const PROTOCOL: &str = "tidegate.v1+json";
 const PUBLISHES: usize = 64;
 /// The read side is small, because there are many connections and clients say little; a longer message makes it grow.
 const READ_BUFFER_BYTES: usize = 1024;
+/// So many writes in a row without a look at what the client says.
+const HASTY_WRITES: usize = 8;
 /// Messages are gathered up to here before they are written.
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// How long a client may take to answer a close.
@@ -112,12 +114,34 @@ impl Serving {
         if self.flush(&mut socket).await.is_err() {
             return;
         }
+        // Writes since the client was last looked at.
+        let mut hasty = 0;
         loop {
-            // Not in a fixed order: a long replay must not keep the client from being heard.
+            // What is to be written comes first, so that a delivery looks at the other sides only once; but a long replay must not keep the client from being heard.
+            if std::mem::take(&mut hasty) >= HASTY_WRITES {
+                if let Some(message) = socket.recv().now_or_never() {
+                    self.heard = Instant::now();
+                    let next = self.heard(message).await;
+                    if let Some(next) = self.settle(&mut socket, next).await {
+                        return self.end(socket, next).await;
+                    }
+                }
+                if beat.as_mut().now_or_never().is_some() {
+                    beat.as_mut().reset(Instant::now() + interval);
+                    let next = self.beat(&mut socket).await;
+                    if let Some(next) = self.settle(&mut socket, next).await {
+                        return self.end(socket, next).await;
+                    }
+                }
+            }
             let next = tokio::select! {
+                biased;
                 output = self.connection.next() => match output {
                     Ok(Some(messages)) => match write(&mut socket, messages).await {
-                        Ok(()) => Next::On,
+                        Ok(()) => {
+                            hasty += 1;
+                            continue;
+                        }
                         Err(_) => Next::Gone,
                     },
                     Ok(None) | Err(_) => self.ended(),
@@ -135,17 +159,30 @@ impl Serving {
                     self.beat(&mut socket).await
                 },
             };
-            let flushed = self.flush(&mut socket).await;
-            match next {
-                Next::On if flushed.is_ok() => {}
-                Next::Close(code, reason) => return close(socket, code, reason).await,
-                Next::Bye => {
-                    // The library has the answer ready; a client that does not take it is not waited for.
-                    let _ = tokio::time::timeout(CLOSE_WAIT, socket.close()).await;
-                    return;
-                }
-                Next::On | Next::Gone => return,
+            if let Some(next) = self.settle(&mut socket, next).await {
+                return self.end(socket, next).await;
             }
+        }
+    }
+
+    /// Writes what was gathered beside the actor's own output; how the connection ends, if it does.
+    async fn settle(&mut self, socket: &mut WebSocket, next: Next) -> Option<Next> {
+        let flushed = self.flush(socket).await;
+        match next {
+            Next::On if flushed.is_ok() => None,
+            Next::On => Some(Next::Gone),
+            end => Some(end),
+        }
+    }
+
+    async fn end(&mut self, mut socket: WebSocket, next: Next) {
+        match next {
+            Next::Close(code, reason) => close(socket, code, reason).await,
+            Next::Bye => {
+                // The library has the answer ready; a client that does not take it is not waited for.
+                let _ = tokio::time::timeout(CLOSE_WAIT, socket.close()).await;
+            }
+            Next::On | Next::Gone => {}
         }
     }
 
@@ -225,7 +262,7 @@ impl Serving {
 }
 
 /// Writes messages in one go. How long it may take is for the socket to say (`limits.write_timeout`).
-async fn write(socket: &mut WebSocket, messages: Vec<Utf8Bytes>) -> Result<(), axum::Error> {
+async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::Error> {
     for message in messages {
         socket.feed(Message::Text(message)).await?;
     }

@@ -11,6 +11,7 @@ mod directory;
 mod error;
 mod generation;
 mod index;
+mod keeping;
 mod reader;
 mod writer;
 
@@ -24,26 +25,18 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::sync::{Semaphore, oneshot};
 
-use directory::{Directory, Head};
+use directory::Directory;
 pub use error::LogError;
 use generation::{Contents, Generation};
 use index::Index;
 pub use index::{Held, RoomIndex};
 pub use reader::Read;
 use reader::Readers;
-use writer::{Append, Copy, Order, Writer};
+use writer::{Append, Order, Writer};
 
-use crate::clock;
 use crate::event::{Ack, Event, RoomKey, RoomName};
 use crate::metrics::record;
 use crate::settings;
-
-/// A generation of which less than this part is still kept is copied and deleted, in percent.
-const COPY_BELOW_PERCENT: u64 = 20;
-/// How long one copy may take before keeping house goes on without it.
-const COPY_WAIT: Duration = Duration::from_secs(5);
-/// A sealed generation that nobody reads is closed after this time.
-const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// What all parts of the log share.
 pub(crate) struct Shared {
@@ -307,59 +300,6 @@ impl Log {
         }
     }
 
-    /// Retention, copying, deleting, marking how far everything is written. Blocks; to be called about once a second.
-    ///
-    /// # Errors
-    /// What the disk refuses; the next call tries again.
-    pub fn housekeep(&self) -> Result<(), LogError> {
-        // What frees space comes first: on a full disk the writer goes on only then.
-        self.shared.expire();
-        self.settle_copies();
-        self.shared.delete_dead()?;
-        self.shared.expel_over_budget()?;
-        if self.fault().is_none() {
-            self.copy_mostly_dead();
-        }
-        self.shared.index.forget_empty();
-        self.shared.rest();
-        self.shared.mark_head()
-    }
-
-    /// Has the writer copy what is kept of a generation of which little is, so that one quiet room does not keep a large one for ever.
-    fn copy_mostly_dead(&self) {
-        let Some((generation, rooms)) = self.shared.mostly_dead() else { return };
-        generation.copying.store(true, Ordering::Release);
-        for (room, place) in rooms.iter().flat_map(|(room, places)| places.iter().map(move |place| (room, *place))) {
-            let chunk = match generation.get(place.position) {
-                Ok(chunk) => chunk.to_vec(),
-                Err(error) => {
-                    tracing::error!(room = %room.name, %error, "log: events that should be copied cannot be read");
-                    return;
-                }
-            };
-            let (done, copied) = bounded(1);
-            // One at a time: the writer has others to serve. While it cannot write, copying is not what is needed.
-            let order = Order::Copy(Copy { room: Arc::clone(room), place, chunk, done });
-            if self.orders.try_send(order).is_err() || copied.recv_timeout(COPY_WAIT).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Makes sure that copies are on the disk, so that their originals may go.
-    fn settle_copies(&self) {
-        let copied: Vec<_> =
-            self.shared.sealed().into_iter().filter(|generation| generation.copying.load(Ordering::Acquire)).collect();
-        if copied.is_empty() || self.fault().is_some() {
-            return;
-        }
-        let current = self.shared.generations.read().last().cloned();
-        let settled = current.is_some_and(|current| current.flush().and_then(|()| current.sync()).is_ok());
-        if settled {
-            copied.iter().for_each(|generation| generation.copying.store(false, Ordering::Release));
-        }
-    }
-
     /// Writes everything, marks the stop as clean and ends the writer. Blocks no longer than `limit`; `false` if it took longer, and then the stop is not clean.
     #[must_use]
     pub fn close(&self, limit: Duration) -> bool {
@@ -407,109 +347,11 @@ impl Shared {
         contents
     }
 
-    fn expire(&self) {
-        let now_ms = clock::now_ms();
-        for room in self.index.rooms() {
-            let gone = room.expire(now_ms);
-            if gone > 0 {
-                record::log_expired(room.name.namespace(), gone);
-            }
-        }
-    }
-
-    /// Bytes still kept, by generation.
-    fn kept(&self) -> std::collections::HashMap<u32, u64> {
-        let mut kept = std::collections::HashMap::new();
-        for room in self.index.rooms() {
-            for (generation, bytes) in room.bytes_by_generation() {
-                *kept.entry(generation).or_default() += bytes;
-            }
-        }
-        kept
-    }
-
-    /// Lets the oldest generations go while all together are over `log.bytes_max`, even if their rooms would keep them.
-    fn expel_over_budget(&self) -> Result<(), LogError> {
-        loop {
-            let oldest = {
-                let generations = self.generations.read();
-                let bytes: u64 = generations.iter().map(|generation| generation.written()).sum();
-                if bytes <= self.settings.bytes_max || generations.len() < 2 {
-                    return Ok(());
-                }
-                Arc::clone(&generations[0])
-            };
-            let events: u64 = self.index.rooms().iter().map(|room| room.expel(oldest.number)).sum();
-            if events > 0 {
-                tracing::warn!(
-                    events,
-                    bytes_max = self.settings.bytes_max,
-                    "log: over log.bytes_max, events went before their retention ended"
-                );
-                record::log_expelled(events);
-            }
-            self.delete(&oldest)?;
-        }
-    }
-
-    /// The oldest sealed generation of which little is kept, with what is.
-    #[allow(clippy::type_complexity, reason = "a list of rooms with their places, used once")]
-    fn mostly_dead(&self) -> Option<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<index::Place>)>)> {
-        let kept = self.kept();
-        let generation = self.sealed().into_iter().find(|generation| {
-            let kept = kept.get(&generation.number).copied().unwrap_or(0);
-            kept > 0 && kept * 100 < generation.written() * COPY_BELOW_PERCENT
-        })?;
-        let rooms = self.index.rooms().into_iter().map(|room| {
-            let places = room.places_in(generation.number);
-            (room, places)
-        });
-        let rooms = rooms.filter(|(_, places)| !places.is_empty()).collect();
-        Some((generation, rooms))
-    }
-
-    /// All generations but the one that is written to.
-    fn sealed(&self) -> Vec<Arc<Generation>> {
-        self.generations.read().split_last().map(|(_, sealed)| sealed.to_vec()).unwrap_or_default()
-    }
-
-    fn delete_dead(&self) -> Result<(), LogError> {
-        let kept = self.kept();
-        let dead = |generation: &Arc<Generation>| {
-            !kept.contains_key(&generation.number) && !generation.copying.load(Ordering::Acquire)
-        };
-        self.sealed().iter().filter(|generation| dead(generation)).try_for_each(|generation| self.delete(generation))
-    }
-
-    fn delete(&self, generation: &Arc<Generation>) -> Result<(), LogError> {
-        self.generations.write().retain(|other| other.number != generation.number);
-        tracing::debug!(generation = generation.number, "log: generation deleted");
-        generation.delete()
-    }
-
-    fn rest(&self) {
-        let before = clock::now_ms().saturating_sub(u64::try_from(REST_AFTER.as_millis()).unwrap_or(u64::MAX));
-        self.sealed().iter().for_each(|generation| generation.rest(before));
-    }
-
     /// Notes how far everything is flushed.
     fn flushed(&self, generation: u32, position: u64, flushed: bool) {
         if flushed {
             *self.flushed.lock() = (generation, position);
         }
-    }
-
-    fn mark_head(&self) -> Result<(), LogError> {
-        let (generation, position) = *self.flushed.lock();
-        let head = Head { generation, position, floor: self.index.floor() };
-        if self.directory.read_head() == Some(head) {
-            return Ok(());
-        }
-        // It must never be ahead of what the disk has, or a loss of power would look like damage.
-        if let Some(current) = self.generation(generation) {
-            current.sync()?;
-        }
-        self.directory.write_head(head)
     }
 
     fn failing(&self, fault: LogError) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use tidegate_actors::Policy;
 
 use super::*;
+use crate::clock;
 use crate::event::{NewEvent, Parts};
 use crate::settings::{Settings, Sources};
 

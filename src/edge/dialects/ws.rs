@@ -4,23 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
+use smallvec::SmallVec;
 
 use super::json;
 use crate::engine::connections::dialect::Position;
 use crate::engine::connections::{Dialect, Notice};
 use crate::event::Event;
 
+/// What goes out at once; most often one message, which needs no allocation.
+pub(in crate::edge) type Messages = SmallVec<[Utf8Bytes; 1]>;
+
 /// Gathers messages.
 #[derive(Debug)]
 pub(in crate::edge) struct Ws {
-    messages: Vec<Utf8Bytes>,
+    messages: Messages,
     bytes: usize,
     heartbeat: Duration,
 }
 
 impl Ws {
     pub(in crate::edge) fn new(heartbeat: Duration) -> Self {
-        Self { messages: Vec::new(), bytes: 0, heartbeat }
+        Self { messages: Messages::new(), bytes: 0, heartbeat }
     }
 
     /// Gathers a message of the transport's own.
@@ -31,7 +35,7 @@ impl Ws {
 }
 
 impl Dialect for Ws {
-    type Output = Vec<Utf8Bytes>;
+    type Output = Messages;
 
     fn event(&mut self, event: &Arc<Event>, _: &dyn Position) {
         let json = event.json();
@@ -48,7 +52,7 @@ impl Dialect for Ws {
         self.bytes
     }
 
-    fn take(&mut self, _: &dyn Position) -> Option<Vec<Utf8Bytes>> {
+    fn take(&mut self, _: &dyn Position) -> Option<Messages> {
         self.bytes = 0;
         (!self.messages.is_empty()).then(|| std::mem::take(&mut self.messages))
     }

@@ -12,8 +12,10 @@ use smallvec::SmallVec;
 use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, OnFull, Reason, Told, Window};
 use tokio::sync::oneshot;
 
+use super::history::Start;
+use super::publish::{Publish, PublishError, Receipt};
 use super::recent::Recent;
-use super::room::{Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
+use super::room::{Joined, Order, Room, Subscriber};
 use super::sequencer::Sequencer;
 use super::{ROOM_WINDOW, Rooms};
 use crate::clock;

@@ -1,9 +1,12 @@
 //! Rooms: named streams of events. In come publishes and readers' wishes, out go numbered events to the log and to readers' mailboxes. Knows no transport.
 //!
-//! [`Rooms`] is the registry: it finds a room or brings it to be, and tells new rooms to those who follow by pattern. [`room`] is what everybody may ask a room directly, `actor` is the room at work, [`tail`] its newest events in memory.
+//! [`Rooms`] is the registry: it finds a room or brings it to be, and tells new rooms to those who follow by pattern. [`room`] is what everybody may ask a room directly, `history` what was before, `actor` is the room at work, [`tail`] its newest events in memory.
 
 mod actor;
+mod history;
 pub mod keeper;
+mod publish;
+mod rate;
 mod recent;
 pub mod room;
 mod sequencer;
@@ -19,7 +22,9 @@ use parking_lot::Mutex;
 use tidegate_actors::{Bounds, Child, Mailbox, OnFull, Refused, Supervisor, Window};
 use tokio::sync::oneshot;
 
-pub use room::{Gap, Joined, Order, Publish, PublishError, Receipt, Room, Start, Subscriber};
+pub use history::{Gap, Start, Step};
+pub use publish::{Publish, PublishError, Receipt};
+pub use room::{Joined, Order, Room, Subscriber};
 
 use crate::engine::connections::{Closing, Delivery};
 use crate::event::{Cursor, Pattern, RoomName};
