@@ -134,13 +134,16 @@ impl Rooms {
         Ok(None)
     }
 
-    /// The names of all rooms that match: those in memory and those that only the log knows.
+    /// The names of all rooms that match and that ever had an event or are followed: those in memory and those that only the log knows.
     #[must_use]
     pub fn names(&self, pattern: &Pattern) -> Vec<RoomName> {
-        let in_memory = self.0.rooms.iter().filter(|room| room.head() > 0 || room.subscribers() > 0);
-        let in_memory = in_memory.map(|room| room.key().clone());
-        let mut names: Vec<RoomName> =
-            in_memory.chain(self.0.log.rooms()).filter(|name| pattern.matches(name)).collect();
+        self.matching(pattern, |room| room.head() > 0 || room.subscribers() > 0)
+    }
+
+    fn matching(&self, pattern: &Pattern, wanted: impl Fn(&Room) -> bool) -> Vec<RoomName> {
+        let in_memory = self.0.rooms.iter().filter(|room| wanted(room)).map(|room| room.key().clone());
+        let all = in_memory.chain(self.0.log.rooms());
+        let mut names: Vec<RoomName> = all.filter(|name| pattern.matches(name)).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -268,7 +271,8 @@ impl Rooms {
                 Pattern::Prefix(_) => {
                     // First watch, then look: a room that comes to be in between is seen by one of the two.
                     self.watch(pattern, subscriber);
-                    wanted.extend(self.names(pattern).into_iter().map(|name| {
+                    // Also rooms whose first event is still on its way.
+                    wanted.extend(self.matching(pattern, |_| true).into_iter().map(|name| {
                         let start = start.matched(&name);
                         (name, start)
                     }));
