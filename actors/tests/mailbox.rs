@@ -226,3 +226,33 @@ async fn a_sender_that_waits_gets_in_when_there_is_room_and_gives_up_at_its_limi
     assert!(sender.await.unwrap());
     assert_eq!(places(&take(&mut inbox)), [(1, 3)]);
 }
+
+#[test]
+fn what_belongs_to_no_stream_is_never_displaced() {
+    struct Alone(bool);
+    impl tidegate_actors::Message for Alone {
+        type Stream = ();
+        fn stream(&self) -> Option<&()> {
+            self.0.then_some(&())
+        }
+        fn policy(&self) -> tidegate_actors::Policy {
+            tidegate_actors::Policy::on_full(OnFull::Displace)
+        }
+    }
+    let (mailbox, mut inbox) = Mailbox::new(Bounds { messages: 2, bytes: usize::MAX });
+    mailbox.push(Alone(false)).unwrap();
+    mailbox.push(Alone(true)).unwrap();
+    mailbox.push(Alone(true)).unwrap();
+    let mut batch = Batch::default();
+    inbox.try_take(&mut batch, Window::ALL);
+    assert_eq!(batch.messages.iter().map(|message| message.0).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_mailbox_closes_only_if_nothing_waits_where_that_is_asked() {
+    let (mailbox, mut inbox) = mailbox(2);
+    mailbox.push(Note::new(1, 1, Lane::Normal, OnFull::Reject)).unwrap();
+    assert!(!mailbox.close_if_empty() && !mailbox.is_closed());
+    take(&mut inbox);
+    assert!(mailbox.close_if_empty() && mailbox.is_closed());
+}

@@ -169,3 +169,19 @@ async fn the_same_handler_runs_on_the_light_runner() {
     drop(light);
     assert_eq!(census.live(), 0);
 }
+
+#[tokio::test]
+async fn a_handler_that_does_not_look_at_notices_goes_on_after_them() {
+    let system = TestSystem::start().await.unwrap();
+    let (mailbox, _) = Mailbox::new(Bounds { messages: 1, bytes: usize::MAX });
+    let (sender, mut receiver) = mpsc::channel(10);
+    // Something is displaced before the actor begins.
+    mailbox.push(Note::new(1, 1, Lane::Low, OnFull::Displace)).unwrap();
+    mailbox.push(Note::new(2, 2, Lane::High, OnFull::Displace)).unwrap();
+    let child = Child::new("echo", mailbox.clone(), Window::ALL, move || Echo(sender.clone()));
+    system.supervisor().spawn(child).await.unwrap();
+    assert_eq!(receiver.recv().await, Some(2));
+    mailbox.push(note(3)).unwrap();
+    assert_eq!(receiver.recv().await, Some(3));
+    system.finish().await.unwrap();
+}

@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
-use super::{Edge, page, publish};
+use super::{Edge, body, page};
 
 /// What is open to all.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/api/health"];
@@ -21,7 +21,7 @@ pub(super) async fn guard(State(edge): State<Edge>, request: Request, next: Next
     if path == "/" && accepts_html(request.headers()) {
         return page::sign_in();
     }
-    publish::drain_unwanted(request.into_body()).await;
+    body::drain_unwanted(request.into_body()).await;
     let detail = "a key or token is needed: Authorization: Bearer KEY, or ?access_token=KEY";
     Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response()
 }

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use super::dialects::json;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, native};
+use super::{Edge, answer};
 use crate::engine::rooms::{Start, StartAt};
 use crate::event::RoomName;
 
@@ -63,5 +63,5 @@ pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> R
     body.put_slice(b"],\"notices\":[");
     body.put_slice(&notices);
     body.put_slice(format!("],\"cursor\":\"{after}\",\"more\":{more}}}").as_bytes());
-    Ok(native::json(body.freeze()))
+    Ok(answer::json(body.freeze()))
 }

@@ -3,7 +3,9 @@
 //! [`server`] accepts sockets and bounds them; [`native`] lists the routes; `auth` asks for a credential first; `stream` finds the transport for one URL, served by `ws`, `sse`
 //! and `poll`; `dialects` are the wire shapes; [`problem`] is how errors look.
 
+mod answer;
 mod auth;
+mod body;
 mod dialects;
 mod history;
 pub mod native;

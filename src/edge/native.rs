@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::problem::Problem;
-use super::{Edge, auth, history, page, probes, publish, rooms, stream};
+use super::{Edge, auth, body, history, page, probes, publish, rooms, stream};
 use crate::event::RoomName;
 
 /// All routes, with the door in front.
@@ -59,7 +59,7 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
     let name = match RoomName::parse(&name) {
         Ok(name) => name,
         Err(error) => {
-            publish::drain_unwanted(request.into_body()).await;
+            body::drain_unwanted(request.into_body()).await;
             return Problem::parameter("room", error).into_response();
         }
     };
@@ -71,10 +71,4 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
         (false, _) => Err(Problem::method("GET")),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
-}
-
-/// An answer in JSON that no cache may keep.
-pub(super) fn json(body: impl Into<axum::body::Body>) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (headers, body.into()).into_response()
 }

@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::dialects::poll::Poll;
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
-use super::{Edge, native};
+use super::{Edge, answer};
 use crate::metrics::record;
 
 /// How long an answer waits for something to say, if the client does not.
@@ -22,13 +22,13 @@ pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish, wait: Duratio
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     // Something is missing: that is an answer, and what follows comes with the next one.
     if gaps && let Some(body) = connection.handler().take() {
-        return Ok(native::json(body));
+        return Ok(answer::json(body));
     }
     let answer = tokio::time::timeout(wait, connection.next()).await;
     if let Ok(Ok(Some(body))) = answer {
-        return Ok(native::json(body));
+        return Ok(answer::json(body));
     }
     let session = connection.handler();
     let cursor = session.cursor();
-    Ok(native::json(session.dialect().answer(&cursor)))
+    Ok(answer::json(session.dialect().answer(&cursor)))
 }

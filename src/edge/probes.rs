@@ -6,12 +6,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::problem::Problem;
-use super::{Edge, native};
+use super::{Edge, answer};
 use crate::metrics::{exporter, record};
 
 /// The process answers.
 pub(super) async fn livez() -> Response {
-    native::json("{\"status\":\"alive\"}")
+    answer::json("{\"status\":\"alive\"}")
 }
 
 /// It takes and serves events.
@@ -22,7 +22,7 @@ pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem
     if let Some(fault) = edge.rooms.log().fault() {
         return Err(fault.into());
     }
-    Ok(native::json("{\"status\":\"ready\"}"))
+    Ok(answer::json("{\"status\":\"ready\"}"))
 }
 
 /// How it is, for people and dashboards. Open to all, so it names nothing that is not theirs: no directory, no room.
@@ -50,7 +50,7 @@ pub(super) async fn health(State(edge): State<Edge>) -> Response {
         "rooms": edge.rooms.count(),
         "actors": edge.census.live(),
     });
-    native::json(body.to_string())
+    answer::json(body.to_string())
 }
 
 /// Prometheus text.

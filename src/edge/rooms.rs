@@ -7,7 +7,7 @@ use tidegate_actors::OnFull;
 
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, native};
+use super::{Edge, answer};
 use crate::clock;
 use crate::engine::rooms::Room;
 use crate::event::{Pattern, RoomName};
@@ -29,7 +29,7 @@ pub(super) async fn list(State(edge): State<Edge>, RawQuery(query): RawQuery) ->
         json!({ "rooms": shown.collect::<Vec<_>>(), "total": names.len() })
     });
     let listed = listed.await.map_err(|_| Problem::unavailable("internal", "the list could not be made"))?;
-    Ok(native::json(listed.to_string()))
+    Ok(answer::json(listed.to_string()))
 }
 
 /// One room.
@@ -39,7 +39,7 @@ pub(super) fn one(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<R
     let mut body = of_room(&room);
     body["settings"] = settings(room.settings());
     body["state"] = Value::Null;
-    Ok(native::json(body.to_string()))
+    Ok(answer::json(body.to_string()))
 }
 
 /// A room by its name, without bringing it into memory.

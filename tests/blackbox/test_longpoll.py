@@ -134,3 +134,11 @@ def test_a_poll_in_hand_is_answered_when_the_daemon_stops(daemon, room):
     daemon.terminate()
     waiting.join(10)
     assert statuses and statuses[0] in (200, 503), f"the poll was cut off: {statuses}"
+
+
+def test_too_many_matching_rooms_are_said_and_the_others_are_served(start_daemon, room):
+    daemon = start_daemon(LIMITS__ROOMS_PER_CONNECTION=2)
+    for letter in "abc":
+        daemon.publish_numbers(f"{room}:{letter}", range(2))
+    page = daemon.poll(f"{room}:*", after=0)
+    assert len(page["events"]) == 4 and [notice["code"] for notice in page["notices"]] == ["too_many_rooms"]

@@ -270,3 +270,30 @@ def test_a_client_that_vanishes_disturbs_nobody(daemon, room, ws):
         ws(daemon, room).socket.close()
     daemon.publish_numbers(room, range(50))
     assert numbers(stay.take(50)) == list(range(50))
+
+
+def test_a_close_is_answered(daemon, ws):
+    client = ws(daemon)
+    client.connection.close(1000)
+    assert client.connection.protocol.close_rcvd is not None, "the server went without answering the close"
+    assert client.connection.protocol.close_rcvd.code == 1000
+
+
+def test_a_stop_says_goodbye_to_every_stream(start_daemon, ws):
+    daemon = start_daemon()
+    clients = [ws(daemon, "x") for _ in range(50)]
+    daemon.terminate()
+    for client in clients:
+        code, _ = client.closed()
+        assert code == 1012
+
+
+def test_a_failed_subscribe_changes_nothing(start_daemon, room, ws):
+    daemon = start_daemon(LIMITS__ROOMS=3)
+    daemon.publish_numbers(room, range(3))
+    client = ws(daemon)
+    error = client.ask({"type": "subscribe", "rooms": [room, "n1", "n2", "n3", "n4"], "tail": 1}, "error")
+    assert error["code"] == "too_many_rooms"
+    assert client.ask({"type": "get_stats"}, "stats")["rooms"] == []
+    assert client.ask({"type": "subscribe", "rooms": [room], "tail": 1}, "subscribed")["rooms"] == [room]
+    assert client.event()["data"]["n"] == 2

@@ -59,6 +59,7 @@ class Daemon(Api):
             "SOURCES__HOST__ENABLED": "false",
         }
         self.settings.update(settings)
+        self.wrapper = []
         self.process = None
         self.address = None
         self.runs = []
@@ -68,7 +69,7 @@ class Daemon(Api):
         """Starts it and returns when it is ready. A port it once had is kept."""
         assert self.process is None, "the daemon runs already"
         env = environment({**self.settings, **({"SERVER__LISTEN": self.address} if self.address else {})})
-        self.process = spawn([binary(), "serve"], cwd=self.directory, env=env, stdin=subprocess.DEVNULL,
+        self.process = spawn([*self.wrapper, binary(), "serve"], cwd=self.directory, env=env, stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.stdout, self.stderr = Lines(self.process.stdout), Lines(self.process.stderr)
         self.runs.append((self.stdout, self.stderr))
