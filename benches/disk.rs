@@ -5,8 +5,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tidegate::clock;
 use tidegate::event::{Ack, Event, NewEvent, RoomKey, RoomName};
 use tidegate::log::Log;
@@ -49,20 +51,37 @@ fn main() {
     let key = |name: &str| RoomKey::new(RoomName::parse(name).unwrap(), tidegate_actors::Policy::default());
     let hot: Vec<RoomKey> = (0..ROOMS).map(|n| key(&format!("hot:{n}"))).collect();
     let quiet = key("quiet:1");
-    let data = bytes::Bytes::from(format!("\"{}\"", "x".repeat(198)));
+    // Readings as a pump would send them, so that compression gets no easier work than it has.
+    let mut random = StdRng::seed_from_u64(1);
+    let samples: Vec<bytes::Bytes> = (0..4096).map(|_| {
+        let mut reading = |most: f64| (random.random_range(0.0..most) * 1000.0).round() / 1000.0;
+        let data = serde_json::json!({
+            "flow_rate": reading(900.0), "pip": reading(3000.0), "motor_current": reading(60.0), "motor_temp": reading(180.0), "vibration": reading(6.0),
+            "vsd_frequency": reading(60.0), "flow_variance": reading(20.0), "torque": reading(400.0), "gor": reading(900.0), "status": "running",
+        });
+        bytes::Bytes::from(data.to_string())
+    }).collect();
+    let mean = samples.iter().map(bytes::Bytes::len).sum::<usize>() as f64 / samples.len() as f64;
     let publish = |key: &RoomKey, first: u64, count: u64| {
         let room = log.room_or_create(key.name(), 1);
-        let events = (first..first + count)
-            .map(|seq| Arc::new(Event::number(key, seq, clock::now_ms(), NewEvent::new("sample", data.clone()))));
+        let events = (first..first + count).map(|seq| {
+            Arc::new(Event::number(
+                key,
+                seq,
+                clock::now_ms(),
+                NewEvent::new("sample", samples[usize::try_from(seq % 4096).unwrap()].clone()),
+            ))
+        });
         runtime.block_on(async {
             log.append(&room, events.collect(), Ack::Logged).await.unwrap().unwrap().await.unwrap()
         });
     };
-    let raw = (ROOMS * KEPT * 206) as f64;
-    println!("{ROOMS} rooms keep {KEPT} events of 200 bytes of data each: {:.0} MB of data and kinds", raw / 1e6);
+    let raw = (ROOMS * KEPT) as f64 * (mean + 6.0);
+    println!("{ROOMS} rooms keep {KEPT} events of {mean:.0} bytes of data each: {:.0} MB of data and kinds", raw / 1e6);
     println!("| events written | events/s | on disk MB | × what is kept | generations |");
     println!("|---|---|---|---|---|");
     let began = Instant::now();
+    let mut kept_house = began;
     let (mut written, mut round, mut most, mut least) = (0, 0, 0_u64, u64::MAX);
     while written < total {
         for room in &hot {
@@ -71,8 +90,10 @@ fn main() {
         }
         publish(&quiet, round + 1, 1);
         round += 1;
-        if round % 20 == 0 {
+        // Once a second, as in the daemon.
+        if kept_house.elapsed() > Duration::from_secs(1) {
             log.housekeep().unwrap();
+            kept_house = Instant::now();
         }
         if round % (total / BATCH / ROOMS / 20) == 0 {
             let used = bytes(dir.path());

@@ -1,6 +1,6 @@
 //! The daemon end to end beside the bare broadcaster: fan-out, memory, replay, ingest. Each row runs floor, tidegate, floor; the ratio is to the mean of the two floors.
 //!
-//! `cargo bench --bench end_to_end` runs all rows and prints a table; `-- --short` a tenth of it. Where there are two cores the server runs on the first and the client on the second.
+//! `cargo bench --bench end_to_end` runs all rows and prints a table; `-- --short` a tenth of it, `-- memory` (`fan`, `replay`, `ingest`) some of it. Where there are two cores the server runs on the first and the client on the second.
 //! Everything of tidegate is on: auth, numbers, log, limits, metrics. Every reader's sequence is checked, and a row with anything lost, doubled or out of order fails the run.
 #![allow(
     clippy::print_stdout,
@@ -284,8 +284,13 @@ fn main() {
         let pid = std::process::id().to_string();
         let _ = Command::new("taskset").args(["-cp", "1", &pid]).stdout(Stdio::null()).status();
     }
-    fan_rows(short);
-    memory_rows(short);
-    replay_rows(short);
-    ingest_rows(short);
+    let rows: [(&str, fn(bool)); 4] =
+        [("fan", fan_rows), ("memory", memory_rows), ("replay", replay_rows), ("ingest", ingest_rows)];
+    let named = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = !rows.iter().any(|(name, _)| named(name));
+    for (name, run) in rows {
+        if all || named(name) {
+            run(short);
+        }
+    }
 }

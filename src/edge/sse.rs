@@ -29,7 +29,8 @@ pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish) -> Result<Res
     let dialect = Sse::new(heartbeat.interval, cursor_max);
     let Started { mut connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
-    let stream = Stream::new(connection, member, heartbeat);
+    // In a box: between two writes it is held twice, as state and in the future, and only a pointer of it should be.
+    let stream = Box::new(Stream::new(connection, member, heartbeat));
     let body = Body::from_stream(unfold(stream, |mut stream| async {
         let bytes = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), stream))

@@ -4,15 +4,18 @@
 
 mod commands;
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use futures_util::{FutureExt, SinkExt};
+use tokio::time::{Instant, Sleep, sleep_until};
 // The version that axum has inside, whose errors say what was wrong.
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
@@ -64,10 +67,26 @@ pub(super) async fn open(
         .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings.limits.event_bytes * 2 + (1 << 20))
         .max_message_size(cut)
         .max_frame_size(cut);
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        let mut serving = Serving::new(edge, connection, member);
-        Box::pin(serving.run(socket)).await;
+    // In a box from the start: what is held across awaits by value counts twice in the task's memory.
+    let mut serving = Box::new(Serving::new(edge, connection, member));
+    Ok(upgrade.on_upgrade(move |mut socket| async move {
+        let end = serving.run(&mut socket).await;
+        Box::pin(goodbye(socket, end)).await;
     }))
+}
+
+/// What happens next on a connection.
+enum What {
+    /// This is to be written.
+    Write(Messages),
+    /// This was read.
+    Heard(Option<Result<Message, axum::Error>>),
+    /// A publish was answered.
+    Published(Reply),
+    /// It is time for a heartbeat.
+    Beat,
+    /// The actor has ended.
+    Ended,
 }
 
 /// How a connection goes on after something was read.
@@ -85,7 +104,7 @@ struct Serving {
     edge: Edge,
     connection: Connection<Ws>,
     _member: Member,
-    publishes: FuturesOrdered<BoxFuture<'static, Reply>>,
+    publishes: VecDeque<BoxFuture<'static, Reply>>,
     /// When the client last said anything.
     heard: Instant,
     /// When it was last asked whether it lives, if it has not answered since.
@@ -96,93 +115,72 @@ struct Serving {
 impl Serving {
     fn new(edge: Edge, connection: Connection<Ws>, member: Member) -> Self {
         let now = Instant::now();
-        Self {
-            edge,
-            connection,
-            _member: member,
-            publishes: FuturesOrdered::new(),
-            heard: now,
-            asked: None,
-            opened: now,
-        }
+        Self { edge, connection, _member: member, publishes: VecDeque::new(), heard: now, asked: None, opened: now }
     }
 
-    async fn run(&mut self, mut socket: WebSocket) {
+    /// Serves until the end, and says how it ends.
+    async fn run(&mut self, socket: &mut WebSocket) -> Next {
         let interval = self.edge.settings.heartbeat.interval;
         let beat = sleep_until(Instant::now() + interval);
         tokio::pin!(beat);
-        if self.flush(&mut socket).await.is_err() {
-            return;
-        }
         // Writes since the client was last looked at.
         let mut hasty = 0;
+        let mut next = Next::On;
         loop {
-            // What is to be written comes first, so that a delivery looks at the other sides only once; but a long replay must not keep the client from being heard.
-            if std::mem::take(&mut hasty) >= HASTY_WRITES {
-                if let Some(message) = socket.recv().now_or_never() {
-                    self.heard = Instant::now();
-                    let next = self.heard(message).await;
-                    if let Some(next) = self.settle(&mut socket, next).await {
-                        return self.end(socket, next).await;
-                    }
-                }
-                if beat.as_mut().now_or_never().is_some() {
-                    beat.as_mut().reset(Instant::now() + interval);
-                    let next = self.beat(&mut socket).await;
-                    if let Some(next) = self.settle(&mut socket, next).await {
-                        return self.end(socket, next).await;
-                    }
-                }
+            let flushed = self.flush(socket).await;
+            match next {
+                Next::On if flushed.is_ok() => {}
+                Next::On => return Next::Gone,
+                end => return end,
             }
-            let next = tokio::select! {
-                biased;
-                output = self.connection.next() => match output {
-                    Ok(Some(messages)) => match write(&mut socket, messages).await {
-                        Ok(()) => {
-                            hasty += 1;
-                            continue;
-                        }
-                        Err(_) => Next::Gone,
-                    },
-                    Ok(None) | Err(_) => self.ended(),
-                },
-                message = socket.recv(), if self.publishes.len() < PUBLISHES => {
+            let what = loop {
+                // What is to be written comes first, so that a delivery looks at the other sides only once; but a long replay must not keep the client from being heard.
+                let what = if hasty < HASTY_WRITES {
+                    self.wait(socket, beat.as_mut()).await
+                } else {
+                    hasty = 0;
+                    match socket.recv().now_or_never() {
+                        Some(message) => What::Heard(message),
+                        None if beat.as_mut().now_or_never().is_some() => What::Beat,
+                        None => continue,
+                    }
+                };
+                let What::Write(messages) = what else { break what };
+                if write(socket, messages).await.is_err() {
+                    return Next::Gone;
+                }
+                hasty += 1;
+            };
+            next = match what {
+                What::Heard(message) => {
                     self.heard = Instant::now();
-                    self.heard(message).await
-                },
-                Some(reply) = self.publishes.next(), if !self.publishes.is_empty() => {
+                    // In a box, because it is large and most clients say little.
+                    Box::pin(self.heard(message)).await
+                }
+                What::Published(reply) => {
                     self.connection.handler().dialect().say(reply.into_text());
                     Next::On
-                },
-                () = &mut beat => {
+                }
+                What::Beat => {
                     beat.as_mut().reset(Instant::now() + interval);
-                    self.beat(&mut socket).await
-                },
+                    self.beat(socket).await
+                }
+                What::Write(_) => Next::On,
+                What::Ended => self.ended(),
             };
-            if let Some(next) = self.settle(&mut socket, next).await {
-                return self.end(socket, next).await;
-            }
         }
     }
 
-    /// Writes what was gathered beside the actor's own output; how the connection ends, if it does.
-    async fn settle(&mut self, socket: &mut WebSocket, next: Next) -> Option<Next> {
-        let flushed = self.flush(socket).await;
-        match next {
-            Next::On if flushed.is_ok() => None,
-            Next::On => Some(Next::Gone),
-            end => Some(end),
-        }
-    }
-
-    async fn end(&mut self, mut socket: WebSocket, next: Next) {
-        match next {
-            Next::Close(code, reason) => close(socket, code, reason).await,
-            Next::Bye => {
-                // The library has the answer ready; a client that does not take it is not waited for.
-                let _ = tokio::time::timeout(CLOSE_WAIT, socket.close()).await;
-            }
-            Next::On | Next::Gone => {}
+    async fn wait(&mut self, socket: &mut WebSocket, beat: Pin<&mut Sleep>) -> What {
+        tokio::select! {
+            biased;
+            output = self.connection.next() => match output {
+                Ok(Some(messages)) => What::Write(messages),
+                Ok(None) | Err(_) => What::Ended,
+            },
+            message = socket.recv(), if self.publishes.len() < PUBLISHES => What::Heard(message),
+            reply = answered(&mut self.publishes), if !self.publishes.is_empty() => What::Published(reply),
+            () = beat => What::Beat,
         }
     }
 
@@ -269,14 +267,30 @@ async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::E
     socket.flush().await
 }
 
-/// Closes and reads on until the client has answered, so that it gets to read the reason.
-async fn close(mut socket: WebSocket, code: u16, reason: &'static str) {
-    let frame = CloseFrame { code, reason: reason.into() };
-    let closing = async {
-        socket.send(Message::Close(Some(frame))).await?;
-        while let Some(Ok(_)) = socket.recv().await {}
-        Ok::<(), axum::Error>(())
+/// Waits for the oldest publish under way; answers come in the order of the publishes.
+async fn answered(publishes: &mut VecDeque<BoxFuture<'static, Reply>>) -> Reply {
+    let reply = poll_fn(|cx| match publishes.front_mut() {
+        Some(first) => first.as_mut().poll(cx),
+        None => Poll::Pending,
+    })
+    .await;
+    publishes.pop_front();
+    reply
+}
+
+/// Ends the connection as it should end. After a close it is read on until the client has answered, so that it gets to read the reason; a client that does not answer is not waited for.
+async fn goodbye(mut socket: WebSocket, end: Next) {
+    let last = async {
+        match end {
+            Next::Close(code, reason) => {
+                socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await?;
+                while let Some(Ok(_)) = socket.recv().await {}
+                Ok(())
+            }
+            // The library has the answer ready.
+            Next::Bye => socket.close().await,
+            Next::On | Next::Gone => Ok(()),
+        }
     };
-    // A client that does not answer is not waited for.
-    let _ = tokio::time::timeout(CLOSE_WAIT, closing).await;
+    let _: Result<Result<(), axum::Error>, _> = tokio::time::timeout(CLOSE_WAIT, last).await;
 }

@@ -90,7 +90,7 @@ impl Generation {
         self.db()?.insert(position.to_be_bytes(), chunk).map(drop).map_err(|error| self.fault(&error))
     }
 
-    /// Counts what was put.
+    /// Counts what was put, before it was compressed.
     pub(super) fn count_written(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -117,13 +117,14 @@ impl Generation {
         sync(&self.path.join("db"))
     }
 
-    /// A checked chunk.
-    pub(super) fn get(&self, position: u64) -> Result<sled::IVec, LogError> {
+    /// A chunk, checked and opened.
+    pub(super) fn get(&self, position: u64) -> Result<Vec<u8>, LogError> {
         self.read_ms.store(clock::now_ms(), Ordering::Relaxed);
         let chunk = self.db()?.get(position.to_be_bytes()).map_err(|error| self.fault(&error))?;
         let chunk = chunk.ok_or_else(|| self.damaged(format!("chunk {position} is missing")))?;
-        chunk::check(&chunk).map_err(|_| self.damaged(format!("the checksum of chunk {position} does not fit")))?;
-        Ok(chunk)
+        let opened =
+            chunk::open(&chunk).map_err(|_| self.damaged(format!("the checksum of chunk {position} does not fit")))?;
+        Ok(opened.into_owned())
     }
 
     /// The last position written, `None` if there is nothing.
@@ -136,7 +137,7 @@ impl Generation {
         key.try_into().map(u64::from_be_bytes).map_err(|_| self.damaged("it has a key that is no position"))
     }
 
-    /// Bytes written to it.
+    /// Bytes of sections written to it, before they were compressed.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -179,7 +180,7 @@ impl Generation {
             let (key, chunk) = entry.map_err(|error| self.fault(&error))?;
             let position = self.position(&key)?;
             let damaged = |_| self.damaged(format!("chunk {position} cannot be read"));
-            chunk::check(&chunk).map_err(damaged)?;
+            let chunk = chunk::open(&chunk).map_err(damaged)?;
             let sections = chunk::sections(&chunk).map_err(damaged)?;
             let ends =
                 sections.iter().skip(1).map(|(offset, _)| *offset).chain([u32::try_from(chunk.len()).unwrap_or(0)]);

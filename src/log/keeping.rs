@@ -19,6 +19,8 @@ use crate::metrics::record;
 
 /// A generation of which less than this part is still kept is copied and deleted, in percent.
 const COPY_BELOW_PERCENT: u64 = 20;
+/// Sections that are copied at once.
+const COPY_SECTIONS: usize = 256;
 /// How long one copy may take before keeping house goes on without it.
 const COPY_WAIT: Duration = Duration::from_secs(5);
 /// A sealed generation that nobody reads is closed after this time.
@@ -43,25 +45,36 @@ impl Log {
         self.shared.mark_head()
     }
 
-    /// Has the writer copy what is kept of a generation of which little is, so that one quiet room does not keep a large one for ever.
+    /// Has the writer copy what is kept of generations of which little is, so that quiet rooms do not keep large ones for ever.
     fn copy_mostly_dead(&self) {
-        let Some((generation, rooms)) = self.shared.mostly_dead() else { return };
-        generation.copying.store(true, Ordering::Release);
-        for (room, place) in rooms.iter().flat_map(|(room, places)| places.iter().map(move |place| (room, *place))) {
-            let chunk = match generation.get(place.position) {
-                Ok(chunk) => chunk.to_vec(),
-                Err(error) => {
-                    tracing::error!(room = %room.name, %error, "log: events that should be copied cannot be read");
+        for (generation, rooms) in self.shared.mostly_dead() {
+            generation.copying.store(true, Ordering::Release);
+            let places: Vec<_> =
+                rooms.iter().flat_map(|(room, places)| places.iter().map(move |place| (room, *place))).collect();
+            // Some at a time: the writer has others to serve. While it cannot write, copying is not what is needed.
+            for some in places.chunks(COPY_SECTIONS) {
+                if !self.copy(&generation, some) {
                     return;
                 }
-            };
-            let (done, copied) = bounded(1);
-            // One at a time: the writer has others to serve. While it cannot write, copying is not what is needed.
-            let order = Order::Copy(Copy { room: Arc::clone(room), place, chunk, done });
-            if self.orders.try_send(order).is_err() || copied.recv_timeout(COPY_WAIT).is_err() {
-                return;
             }
         }
+    }
+
+    /// Whether the copies were made.
+    fn copy(&self, generation: &Generation, places: &[(&Arc<RoomIndex>, Place)]) -> bool {
+        let mut sections = Vec::with_capacity(places.len());
+        for (room, place) in places {
+            match generation.get(place.position) {
+                Ok(chunk) => sections.push((Arc::clone(room), *place, chunk)),
+                Err(error) => {
+                    tracing::error!(room = %room.name, %error, "log: events that should be copied cannot be read");
+                    return false;
+                }
+            }
+        }
+        let (done, copied) = bounded(1);
+        let sent = self.orders.try_send(Order::Copy(Copy { sections, done })).is_ok();
+        sent && copied.recv_timeout(COPY_WAIT).is_ok()
     }
 
     /// Makes sure that copies are on the disk, so that their originals may go.
@@ -125,20 +138,25 @@ impl Shared {
         }
     }
 
-    /// The oldest sealed generation of which little is kept, with what is.
-    #[allow(clippy::type_complexity, reason = "a list of rooms with their places, used once")]
-    pub(super) fn mostly_dead(&self) -> Option<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<Place>)>)> {
+    /// Sealed generations of which little is kept, with what is.
+    #[allow(clippy::type_complexity, reason = "a list of generations and rooms with their places, used once")]
+    pub(super) fn mostly_dead(&self) -> Vec<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<Place>)>)> {
         let kept = self.kept();
-        let generation = self.sealed().into_iter().find(|generation| {
+        let little = |generation: &Arc<Generation>| {
             let kept = kept.get(&generation.number).copied().unwrap_or(0);
             kept > 0 && kept * 100 < generation.written() * COPY_BELOW_PERCENT
-        })?;
-        let rooms = self.index.rooms().into_iter().map(|room| {
-            let places = room.places_in(generation.number);
-            (room, places)
-        });
-        let rooms = rooms.filter(|(_, places)| !places.is_empty()).collect();
-        Some((generation, rooms))
+        };
+        let sealed: Vec<_> = self.sealed().into_iter().filter(little).collect();
+        if sealed.is_empty() {
+            return Vec::new();
+        }
+        let rooms = self.index.rooms();
+        let with_rooms = |generation: Arc<Generation>| {
+            let places = rooms.iter().map(|room| (Arc::clone(room), room.places_in(generation.number)));
+            let places = places.filter(|(_, places)| !places.is_empty()).collect();
+            (generation, places)
+        };
+        sealed.into_iter().map(with_rooms).collect()
     }
 
     /// All generations but the one that is written to.

@@ -83,7 +83,13 @@ async fn a_stop_that_was_none_is_told_and_loses_nothing_that_was_logged() {
     let thread = log.writer.lock().take().unwrap();
     drop(log);
     thread.join().unwrap();
-    let log = open(dir.path(), &[]).unwrap();
+    // The readers' threads let go of the directory a moment later.
+    let log = loop {
+        match open(dir.path(), &[]) {
+            Err(LogError::Locked { .. }) => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
     assert!(!log.was_clean());
     assert_eq!(seqs(&log, &key("a"), 0).await.len(), 10);
 }

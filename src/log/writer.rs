@@ -45,11 +45,9 @@ pub(super) struct Append {
     pub(super) permits: u32,
 }
 
-/// A section to be copied.
+/// Sections to be copied: whose, where they lie, and the chunk they lie in.
 pub(super) struct Copy {
-    pub(super) room: Arc<RoomIndex>,
-    pub(super) place: Place,
-    pub(super) chunk: Vec<u8>,
+    pub(super) sections: Vec<(Arc<RoomIndex>, Place, Vec<u8>)>,
     pub(super) done: Sender<()>,
 }
 
@@ -155,10 +153,12 @@ impl Writer {
     }
 
     /// Puts a chunk at the next position, which it returns.
-    fn put(&mut self, chunk: Vec<u8>) -> u64 {
+    fn put(&mut self, builder: Builder) -> u64 {
+        let plain = builder.len();
+        let chunk = builder.finish();
         let position = self.position;
         self.retry(|writer| writer.current.put(position, &chunk));
-        self.current.count_written(chunk.len());
+        self.current.count_written(plain);
         self.position += 1;
         self.pending_bytes += chunk.len();
         self.pending.push((position, chunk));
@@ -172,15 +172,33 @@ impl Writer {
         (self.pending_bytes, self.unflushed) = (0, None);
     }
 
-    /// Writes a section of an old generation again.
+    /// Writes sections of old generations again, several to a chunk.
     fn copy(&mut self, copy: Copy) {
-        let Copy { room, place, chunk, done } = copy;
-        let Some((bytes, weight)) = rewrite(&chunk, &place) else { return };
-        let generation = self.current.number;
-        let position = self.put(bytes);
-        room.moved(&place, Place { generation, position, offset: chunk::FIRST_OFFSET, bytes: weight, ..place });
-        let _ = done.send(());
+        let mut builder = Builder::new();
+        let mut packed: Vec<(Arc<RoomIndex>, Place, u32, u32)> = Vec::new();
+        for (room, place, chunk) in copy.sections {
+            if !builder.is_empty() && builder.len() + place.bytes as usize > CHUNK_BYTES {
+                self.put_copies(std::mem::replace(&mut builder, Builder::new()), std::mem::take(&mut packed));
+            }
+            let before = builder.len();
+            // What cannot be read was checked before it came here; it stays where it is.
+            if let Some(offset) = chunk::copy_section(&chunk, place.offset as usize, &mut builder) {
+                packed.push((room, place, offset, u32::try_from(builder.len() - before).unwrap_or(u32::MAX)));
+            }
+        }
+        if !builder.is_empty() {
+            self.put_copies(builder, packed);
+        }
+        let _ = copy.done.send(());
         self.roll_if_full();
+    }
+
+    fn put_copies(&mut self, builder: Builder, packed: Vec<(Arc<RoomIndex>, Place, u32, u32)>) {
+        let generation = self.current.number;
+        let position = self.put(builder);
+        for (room, from, offset, bytes) in packed {
+            room.moved(&from, Place { generation, position, offset, bytes, ..from });
+        }
     }
 
     fn flush_if_due(&mut self) {
@@ -249,7 +267,7 @@ impl Writer {
     }
 }
 
-type Packed = (Vec<u8>, Vec<(Arc<RoomIndex>, Place)>);
+type Packed = (Builder, Vec<(Arc<RoomIndex>, Place)>);
 
 /// Packs events into chunks, each room's together, so that its replay reads few of them.
 fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
@@ -272,7 +290,7 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
             let space = CHUNK_BYTES.saturating_sub(builder.len() + room.name.as_str().len() + 40);
             let fitting = fitting(rest, space);
             if fitting == 0 && !builder.is_empty() {
-                packed.push((std::mem::replace(&mut builder, Builder::new()).finish(), std::mem::take(&mut places)));
+                packed.push((std::mem::replace(&mut builder, Builder::new()), std::mem::take(&mut places)));
                 continue;
             }
             let (run, after) = rest.split_at(fitting.max(1));
@@ -289,7 +307,7 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
         }
     }
     if !builder.is_empty() {
-        packed.push((builder.finish(), places));
+        packed.push((builder, places));
     }
     packed
 }
@@ -306,19 +324,4 @@ fn fitting(events: &[&Event], space: usize) -> usize {
         count += 1;
     }
     count
-}
-
-/// A chunk with one section of another chunk, and the section's bytes.
-fn rewrite(chunk: &[u8], place: &Place) -> Option<(Vec<u8>, u32)> {
-    let mut section = chunk::Section::at(chunk, place.offset as usize).ok()?;
-    let header = section.header.clone();
-    let mut events = Vec::with_capacity(header.count as usize);
-    while let Some(event) = section.next().ok()? {
-        events.push(event);
-    }
-    let mut builder = Builder::new();
-    let before = builder.len();
-    builder.section(&header, events.into_iter());
-    let bytes = u32::try_from(builder.len() - before).ok()?;
-    Some((builder.finish(), bytes))
 }
