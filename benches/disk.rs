@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -80,6 +81,9 @@ fn main() {
     println!("{ROOMS} rooms keep {KEPT} events of {mean:.0} bytes of data each: {:.0} MB of data and kinds", raw / 1e6);
     println!("| events written | events/s | on disk MB | × what is kept | generations |");
     println!("|---|---|---|---|---|");
+    let rolled = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&rolled);
+    log.on_roll(move || tell.store(true, Ordering::Release));
     let began = Instant::now();
     let mut kept_house = began;
     let (mut written, mut round, mut most, mut least) = (0, 0, 0_u64, u64::MAX);
@@ -90,8 +94,8 @@ fn main() {
         }
         publish(&quiet, round + 1, 1);
         round += 1;
-        // Once a second, as in the daemon.
-        if kept_house.elapsed() > Duration::from_secs(1) {
+        // Once a second and whenever a generation is full, as in the daemon.
+        if kept_house.elapsed() > Duration::from_secs(1) || rolled.swap(false, Ordering::AcqRel) {
             log.housekeep().unwrap();
             kept_house = Instant::now();
         }

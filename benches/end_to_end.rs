@@ -284,8 +284,8 @@ fn main() {
         let pid = std::process::id().to_string();
         let _ = Command::new("taskset").args(["-cp", "1", &pid]).stdout(Stdio::null()).status();
     }
-    let rows: [(&str, fn(bool)); 4] =
-        [("fan", fan_rows), ("memory", memory_rows), ("replay", replay_rows), ("ingest", ingest_rows)];
+    type Row = (&'static str, fn(bool));
+    let rows: [Row; 4] = [("fan", fan_rows), ("memory", memory_rows), ("replay", replay_rows), ("ingest", ingest_rows)];
     let named = |name: &str| arguments.iter().any(|argument| argument == name);
     let all = !rows.iter().any(|(name, _)| named(name));
     for (name, run) in rows {

@@ -206,7 +206,9 @@ async fn start_keepers(
 ) -> Result<Mailbox<Order>, StartError> {
     let (own_rooms, own_log, own_connections) = (rooms.clone(), log.clone(), connections.clone());
     spawn_ticked(supervisor, "keeper of the rooms", KEEP_PERIOD, move || RoomsKeeper::new(own_rooms.clone())).await?;
-    spawn_ticked(supervisor, "keeper of the log", KEEP_PERIOD, move || LogKeeper::new(own_log.clone())).await?;
+    let keeper =
+        spawn_ticked(supervisor, "keeper of the log", KEEP_PERIOD, move || LogKeeper::new(own_log.clone())).await?;
+    log.on_roll(move || keeper.tick());
     let (orders, _) = Mailbox::new(FEW);
     let make = move || ConnectionSupervisor::new(own_connections.clone());
     supervisor.spawn(Child::new("supervisor of the connections", orders.clone(), Window::ALL, make)).await?;
@@ -221,7 +223,12 @@ async fn start_keepers(
 }
 
 /// Starts an actor that is woken by its period.
-async fn spawn_ticked<H, F>(supervisor: &Supervisor, name: &str, period: Duration, make: F) -> Result<(), StartError>
+async fn spawn_ticked<H, F>(
+    supervisor: &Supervisor,
+    name: &str,
+    period: Duration,
+    make: F,
+) -> Result<Mailbox<H::Message>, StartError>
 where
     H: Handler,
     H::Message: Message,
@@ -230,5 +237,5 @@ where
     let (mailbox, _) = Mailbox::new(FEW);
     supervisor.spawn(Child::new(name, mailbox.clone(), Window::ALL, make)).await?;
     ticker::every(period, &mailbox);
-    Ok(())
+    Ok(mailbox)
 }

@@ -133,7 +133,12 @@ impl<M: Message> State<M> {
         self.messages += 1;
         self.bytes += message.bytes();
         self.counts.queued += 1;
-        self.lanes[message.lane().index()].push_back(message);
+        let lane = &mut self.lanes[message.lane().index()];
+        if lane.capacity() == 0 {
+            // Most mailboxes hold one message at a time for all their life; the usual first step would be four.
+            lane.reserve_exact(1);
+        }
+        lane.push_back(message);
     }
 
     fn fits(&self, message: &M) -> bool {
@@ -337,6 +342,9 @@ impl<M: Message> State<M> {
             self.unannounced = 0;
         }
         batch.tick |= std::mem::take(&mut self.tick_due);
+        if batch.messages.capacity() == 0 && self.messages == 1 {
+            batch.messages.reserve_exact(1);
+        }
         let (mut messages, mut bytes) = (0, 0);
         'lanes: for lane in &mut self.lanes {
             while let Some(front) = lane.front() {

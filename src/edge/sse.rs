@@ -30,7 +30,7 @@ pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish) -> Result<Res
     let Started { mut connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     // In a box: between two writes it is held twice, as state and in the future, and only a pointer of it should be.
-    let stream = Box::new(Stream::new(connection, member, heartbeat));
+    let stream = Box::new(Stream::new(&edge, connection, member));
     let body = Body::from_stream(unfold(stream, |mut stream| async {
         let bytes = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), stream))
@@ -49,7 +49,6 @@ struct Stream {
     _member: Member,
     /// Woken every [`Stream::period`]; never touched by a delivery, so that one costs no timer.
     timer: Pin<Box<Sleep>>,
-    heartbeat: Heartbeat,
     next_heartbeat: Instant,
     /// Whether anything was written since the timer was last woken.
     written: bool,
@@ -58,28 +57,23 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(connection: Connection<Sse>, member: Member, heartbeat: &Heartbeat) -> Self {
+    fn new(edge: &Edge, connection: Connection<Sse>, member: Member) -> Self {
         let now = Instant::now();
+        let heartbeat = &edge.settings.heartbeat;
         let timer = Box::pin(sleep_until(now + heartbeat.interval.min(heartbeat.comment)));
         let next_heartbeat = now + heartbeat.interval;
-        let heartbeat = heartbeat.clone();
-        Self {
-            connection,
-            _member: member,
-            timer,
-            heartbeat,
-            next_heartbeat,
-            written: false,
-            first: true,
-            ended: false,
-        }
+        Self { connection, _member: member, timer, next_heartbeat, written: false, first: true, ended: false }
+    }
+
+    fn heartbeat(&mut self) -> &Heartbeat {
+        self.connection.handler().rooms().heartbeat()
     }
 
     /// What is written next; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if std::mem::take(&mut self.first) {
             let welcome = self.connection.handler().take().unwrap_or_default();
-            let retry = format!("retry: {}\n", self.heartbeat.retry.as_millis());
+            let retry = format!("retry: {}\n", self.heartbeat().retry.as_millis());
             return Some([retry.as_bytes(), &welcome].concat().into());
         }
         if self.ended {
@@ -105,15 +99,16 @@ impl Stream {
     /// A heartbeat if it is time for one; else a comment, if nothing else was written meanwhile.
     fn beat(&mut self) -> Option<Bytes> {
         let now = Instant::now();
+        let (interval, comment) = (self.heartbeat().interval, self.heartbeat().comment);
         let session = self.connection.handler();
         if now >= self.next_heartbeat {
-            self.next_heartbeat = now + self.heartbeat.interval;
+            self.next_heartbeat = now + interval;
             session.tell(&Notice::Heartbeat);
         } else if !self.written {
             session.dialect().raw(COMMENT);
         }
         self.written = false;
-        self.timer.as_mut().reset(self.next_heartbeat.min(now + self.heartbeat.comment));
+        self.timer.as_mut().reset(self.next_heartbeat.min(now + comment));
         session.take()
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     abandoned: AtomicBool,
     /// How far everything was flushed.
     flushed: Mutex<(u32, u64)>,
+    /// What is done when a generation is full.
+    on_roll: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 /// The log. Clones share it.
@@ -139,6 +141,7 @@ impl Log {
             failing: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             flushed: Mutex::new((current.number, position)),
+            on_roll: Mutex::new(None),
         });
         // What retention lets go may still lie in generations that others keep.
         shared.expire();
@@ -273,6 +276,11 @@ impl Log {
             answer: Box::new(move |outcome| drop(answer.send(outcome))),
         })?;
         events.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// Has something done whenever a generation is full, which is when there may be an old one to delete. Runs on the writer's thread and must not block.
+    pub fn on_roll(&self, what: impl Fn() + Send + 'static) {
+        *self.shared.on_roll.lock() = Some(Box::new(what));
     }
 
     /// What is wrong now, if something is.

@@ -12,7 +12,7 @@ use super::{LogError, Shared};
 use crate::event::{Event, RoomKey};
 
 /// Requests that may wait. One connection has at most one out.
-const QUEUE: usize = 65_536;
+const QUEUE: usize = 8192;
 
 /// What is done with the events that were read.
 pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Arc<Event>>, LogError>) + Send>;

@@ -228,6 +228,9 @@ impl Writer {
         self.unflushed = None;
         self.shared.generations.write().push(Arc::clone(&self.current));
         tracing::debug!(generation = number, "log: new generation");
+        if let Some(what) = &*self.shared.on_roll.lock() {
+            what();
+        }
     }
 
     fn finish(&mut self) {

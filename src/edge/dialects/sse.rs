@@ -24,8 +24,8 @@ pub(in crate::edge) struct Sse {
     gathered: BytesMut,
     /// Whether the last event gathered still has no id and no end.
     open: bool,
-    heartbeat: Duration,
-    cursor_max: usize,
+    heartbeat_ms: u32,
+    cursor_max: u32,
     /// Whether the client was told that its cursor has become too long.
     told_too_long: bool,
 }
@@ -33,7 +33,10 @@ pub(in crate::edge) struct Sse {
 impl Sse {
     /// A dialect that says how often it beats and gives out cursors up to this length.
     pub(in crate::edge) fn new(heartbeat: Duration, cursor_max: usize) -> Self {
-        Self { single: None, gathered: BytesMut::new(), open: false, heartbeat, cursor_max, told_too_long: false }
+        // Small, because there are many; both are bounded by their settings.
+        let heartbeat_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
+        let cursor_max = u32::try_from(cursor_max).unwrap_or(u32::MAX);
+        Self { single: None, gathered: BytesMut::new(), open: false, heartbeat_ms, cursor_max, told_too_long: false }
     }
 
     /// Gathers raw bytes.
@@ -60,7 +63,7 @@ impl Sse {
     fn write_id(&mut self, position: &dyn Position) {
         let mut cursor = String::new();
         position.write(&mut cursor);
-        if cursor.len() <= self.cursor_max {
+        if cursor.len() <= self.cursor_max as usize {
             self.gathered.put_slice(b"id: ");
             self.gathered.put_slice(cursor.as_bytes());
             self.gathered.put_u8(b'\n');
@@ -107,7 +110,8 @@ impl Dialect for Sse {
             self.write_id(position);
         }
         self.gathered.put_slice(b"data: ");
-        self.gathered.put_slice(json::notice(notice, position, self.heartbeat).as_bytes());
+        self.gathered
+            .put_slice(json::notice(notice, position, Duration::from_millis(self.heartbeat_ms.into())).as_bytes());
         self.gathered.put_slice(b"\n\n");
     }
 

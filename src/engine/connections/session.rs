@@ -9,6 +9,7 @@
 mod catch_up;
 
 use std::collections::VecDeque;
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -33,7 +34,8 @@ struct Follow {
     since_ms: u64,
 }
 
-type Follows = IndexMap<RoomKey, Follow, ahash::RandomState>;
+/// The keys are addresses, which no client chooses, so the hasher needs no secret of its own (and takes no place for one).
+type Follows = IndexMap<RoomKey, Follow, BuildHasherDefault<ahash::AHasher>>;
 
 /// What a reader has got so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,9 +79,11 @@ pub struct Session<D: Dialect> {
     reading: bool,
     /// What was given up and is not told yet: each run is told in its place in the order of its room.
     shed: Vec<Shed<RoomKey>>,
-    rooms_max: usize,
+    // Small, because there are many of these.
+    rooms_max: u32,
+    /// Conflated events counted so far; it may begin again.
+    conflated: u32,
     stats: Stats,
-    conflated: u64,
     closing: Option<Closing>,
 }
 
@@ -135,7 +139,7 @@ impl<D: Dialect> Session<D> {
             behind: VecDeque::new(),
             reading: false,
             shed: Vec::new(),
-            rooms_max,
+            rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
             stats: Stats::default(),
             conflated: 0,
             closing: None,
@@ -160,7 +164,7 @@ impl<D: Dialect> Session<D> {
     /// # Errors
     /// Where a room does not take readers now; everything is as it was then.
     pub async fn join(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Missed, PublishError> {
-        let left = self.rooms_max.saturating_sub(self.follows.len());
+        let left = (self.rooms_max as usize).saturating_sub(self.follows.len());
         let new: Vec<Pattern> = patterns.iter().filter(|pattern| !self.patterns.contains(pattern)).cloned().collect();
         self.patterns.extend(new.iter().cloned());
         let followed = match self.rooms.follow(&self.subscriber, patterns, start, left).await {
@@ -181,6 +185,9 @@ impl<D: Dialect> Session<D> {
             missed.gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
             self.enter(joined);
         }
+        // Most readers follow one room for ever, and there are many of them.
+        self.follows.shrink_to_fit();
+        self.patterns.shrink_to_fit();
         Ok(missed)
     }
 
@@ -214,6 +221,12 @@ impl<D: Dialect> Session<D> {
             reached: joined.after,
             since_ms: joined.since_ms,
         });
+    }
+
+    /// The rooms it follows from.
+    #[must_use]
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
     }
 
     /// The reader's number.
@@ -276,8 +289,9 @@ impl<D: Dialect> Session<D> {
 
     /// Counted now and then and not at each delivery: it takes the mailbox's lock.
     fn count_conflated(&mut self) {
-        let conflated = self.subscriber.mailbox.counts().conflated;
-        self.meter.conflated(conflated - self.conflated);
+        // The lower half is enough for a difference.
+        let conflated = u32::try_from(self.subscriber.mailbox.counts().conflated & u64::from(u32::MAX)).unwrap_or(0);
+        self.meter.conflated(u64::from(conflated.wrapping_sub(self.conflated)));
         self.conflated = conflated;
     }
 
@@ -341,7 +355,7 @@ impl<D: Dialect> Session<D> {
     fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
         let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
         let wanted = self.patterns.iter().any(|pattern| pattern.matches(room.name()));
-        let full = self.follows.len() >= self.rooms_max;
+        let full = self.follows.len() >= self.rooms_max as usize;
         if !wanted || full {
             room.leave(self.subscriber.id);
             inbox.mailbox().forget(&key);

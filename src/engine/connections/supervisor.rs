@@ -27,7 +27,8 @@ pub struct Connections(Arc<Table>);
 
 #[derive(Debug)]
 struct Table {
-    open: DashMap<u64, Open, ahash::RandomState>,
+    // Boxed, because the table's free places should be small.
+    open: DashMap<u64, Box<Open>, ahash::RandomState>,
     next: AtomicU64,
     stopping: AtomicBool,
     census: Census,
@@ -93,7 +94,7 @@ impl Connections {
         let id = table.next.fetch_add(1, Ordering::Relaxed);
         let (mailbox, inbox) = Mailbox::new(table.bounds);
         let open = Open { transport: meter.name, peer, opened_ms: clock::now_ms(), mailbox: mailbox.clone() };
-        table.open.insert(id, open);
+        table.open.insert(id, Box::new(open));
         let member = Member { table: Arc::clone(table), id };
         // After it is entered: a drain that begins now either sees it or is seen here.
         if table.stopping.load(Ordering::SeqCst) {
@@ -121,7 +122,7 @@ impl Connections {
             .iter()
             .map(|open| {
                 let depth = open.mailbox.depth();
-                let (id, Open { transport, peer, opened_ms, .. }) = (*open.key(), &*open);
+                let (id, Open { transport, peer, opened_ms, .. }) = (*open.key(), &**open);
                 Listed {
                     id,
                     transport,

@@ -101,6 +101,12 @@ impl Rooms {
         self.0.settings.log.tails_bytes
     }
 
+    /// How often their readers get a sign of life.
+    #[must_use]
+    pub fn heartbeat(&self) -> &crate::settings::Heartbeat {
+        &self.0.settings.heartbeat
+    }
+
     /// The log behind the rooms.
     #[must_use]
     pub fn log(&self) -> &Log {
