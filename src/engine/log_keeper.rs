@@ -7,13 +7,17 @@ use crate::log::Log;
 
 /// The actor.
 #[derive(Debug)]
-pub struct LogKeeper(Log);
+pub struct LogKeeper {
+    log: Log,
+    /// Whether the last time failed, so that a lasting fault is told once.
+    failing: bool,
+}
 
 impl LogKeeper {
     /// A keeper of this log.
     #[must_use]
     pub fn new(log: Log) -> Self {
-        Self(log)
+        Self { log, failing: false }
     }
 }
 
@@ -23,11 +27,17 @@ impl Handler for LogKeeper {
 
     async fn handle(&mut self, batch: &mut Batch<Nothing>, _: &mut Inbox<Nothing>) -> Result<Flow<()>, Fault> {
         if batch.tick {
-            let log = self.0.clone();
+            let log = self.log.clone();
             // A disk that refuses is told by the writer too; here it means that old events stay a little longer.
-            if let Err(error) = tokio::task::spawn_blocking(move || log.housekeep()).await? {
-                tracing::warn!(%error, "log: keeping house failed, it is tried again");
+            let kept = tokio::task::spawn_blocking(move || log.housekeep()).await?;
+            match &kept {
+                Err(error) if !self.failing => {
+                    tracing::warn!(%error, "log: keeping house failed, it is tried every second")
+                }
+                Ok(()) if self.failing => tracing::info!("log: keeping house works again"),
+                _ => {}
             }
+            self.failing = kept.is_err();
         }
         Ok(Flow::Continue)
     }
