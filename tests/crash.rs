@@ -19,7 +19,7 @@ use tidegate::log::Log;
 use tidegate::settings::{Settings, Sources};
 
 const ROLE: &str = "TIDEGATE_CRASH_CHILD";
-const ROUNDS: u64 = 200;
+const ROUNDS: u64 = 300;
 const ROOMS: [&str; 3] = ["a", "b:1", "b:2"];
 
 fn settings(dir: &Path) -> Settings {
