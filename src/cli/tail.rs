@@ -17,6 +17,8 @@ use super::complain;
 /// The longest pause between two tries to come back.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// A stream from which nothing comes for so long is taken for dead: four heartbeats by default.
+const SILENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  tidegate tail host:cpu\n  tidegate tail 'well:*' --since 10m --json | jq .data")]
@@ -58,12 +60,18 @@ pub(super) async fn run(arguments: TailArguments) -> anyhow::Result<()> {
                 complain(&"the stream broke off; coming back");
             }
             // What never worked is a mistake; what broke off comes back.
-            Err(error) if !connected => return Err(error),
+            Err(error) if !connected || is_refusal(&error) => return Err(error),
             Err(error) => complain(&format!("{error:#}; trying again")),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Whether trying again would only be refused again.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    [" 400 ", " 401 ", " 403 ", " 404 "].iter().any(|status| text.contains(&format!("answered{status}")))
 }
 
 async fn open(arguments: &TailArguments, cursor: Option<&str>) -> anyhow::Result<Incoming> {
@@ -87,7 +95,8 @@ async fn open(arguments: &TailArguments, cursor: Option<&str>) -> anyhow::Result
 /// Prints what comes; `true` if that is all that was wanted.
 async fn follow(body: &mut Incoming, printer: &mut Printer, cursor: &mut Option<String>) -> anyhow::Result<bool> {
     let mut buffer = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
+    // Heartbeats and comments come all the time; without any the other end is gone, as after a laptop's sleep.
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(SILENCE, body.frame()).await {
         let Some(data) = frame.data_ref() else { continue };
         buffer.extend_from_slice(data);
         while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
