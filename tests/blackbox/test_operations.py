@@ -114,7 +114,7 @@ def test_bytes_that_are_no_request_do_no_harm(daemon, text):
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
-        except (ConnectionError, socket.timeout):
+        except OSError:
             pass
     assert daemon.get("/readyz", key=None).status_code == 200
 

@@ -43,16 +43,19 @@ def test_a_reader_by_pattern_gets_what_comes_after_a_room_left_and_came_back(sta
 def test_too_many_bodies_at_once_are_told_to_come_back(start_daemon, room):
     daemon = start_daemon(LIMITS__BODY_BYTES="1KiB", LIMITS__BODIES_BYTES="1KiB")
     host, port = daemon.address.rsplit(":", 1)
-    with socket.create_connection((host, int(port))) as slow:
-        # A body that has begun and does not end holds its place.
-        slow.sendall((f"POST /v1/rooms/{room}/events HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {daemon.key}\r\n"
-                      "Content-Length: 1000\r\n\r\n" + "{" * 500).encode())
 
-        def refused():
-            answer = daemon.post_events(room, json.dumps({"kind": "k", "data": 1}))
-            return [answer] if answer.status_code == 429 else None
+    def publish():
+        return daemon.post_events(room, json.dumps({"kind": "k", "data": 1}))
 
-        [answer] = eventually(refused, "a publish is told to come back", timeout=10)
-        problem(answer, 429)
-        assert int(answer.headers["retry-after"]) >= 1
-    eventually(lambda: daemon.post_events(room, '{"kind":"k","data":1}').status_code == 202, "it is taken again", timeout=10)
+    def refused():
+        with socket.create_connection((host, int(port))) as slow:
+            # A body that has begun and does not end holds its place, unless one of ours was there first; then it is tried again.
+            slow.sendall((f"POST /v1/rooms/{room}/events HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {daemon.key}\r\n"
+                          "Content-Length: 1000\r\n\r\n" + "{" * 500).encode())
+            answers = [publish() for _ in range(20)]
+            return [answer for answer in answers if answer.status_code == 429]
+
+    answer = eventually(refused, "a publish is told to come back", timeout=20)[0]
+    problem(answer, 429)
+    assert int(answer.headers["retry-after"]) >= 1
+    eventually(lambda: publish().status_code == 202, "it is taken again", timeout=10)
