@@ -70,6 +70,7 @@ fn main() {
                 key,
                 seq,
                 clock::now_ms(),
+                clock::now_us(),
                 NewEvent::new("sample", samples[usize::try_from(seq % 4096).unwrap()].clone()),
             ))
         });

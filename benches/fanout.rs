@@ -14,14 +14,14 @@ const READERS: usize = 1000;
 
 fn fanout(criterion: &mut Criterion) {
     let body = format!("{{\"kind\":\"sample\",\"data\":\"{}\"}}", "x".repeat(198));
-    let limits = BodyLimits { event_bytes: 100 << 10, events: 1000 };
+    let limits = BodyLimits { event_bytes: 100 << 10, events: 1000, depth: 64 };
     let key = RoomKey::new(RoomName::parse("bench:1").unwrap(), Policy::default());
     criterion.bench_function("parse one publish body", |bencher| {
         bencher.iter(|| parse(Format::Json, black_box(body.as_bytes()), limits).unwrap());
     });
     let new = parse(Format::Json, body.as_bytes(), limits).unwrap().remove(0);
     criterion.bench_function("number and encode one event", |bencher| {
-        bencher.iter_batched(|| new.clone(), |new| Event::number(&key, 1, 1, new), BatchSize::SmallInput);
+        bencher.iter_batched(|| new.clone(), |new| Event::number(&key, 1, 1, 1000, new), BatchSize::SmallInput);
     });
     let mut group = criterion.benchmark_group("deliver to 1000 mailboxes and take");
     for waiting in [1_u64, 8, 64] {
@@ -35,7 +35,7 @@ fn fanout(criterion: &mut Criterion) {
                 let events: Vec<Arc<Event>> = (0..waiting)
                     .map(|_| {
                         seq += 1;
-                        Arc::new(Event::number(&key, seq, 1, new.clone()))
+                        Arc::new(Event::number(&key, seq, 1, 1000, new.clone()))
                     })
                     .collect();
                 for (mailbox, inbox) in &mut readers {

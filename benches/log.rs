@@ -30,7 +30,13 @@ fn log(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new(ack.name(), count), |bencher| {
             bencher.iter(|| {
                 let events = (next..next + count).map(|seq| {
-                    Arc::new(Event::number(&key, seq, clock::now_ms(), NewEvent::new("sample", data.clone())))
+                    Arc::new(Event::number(
+                        &key,
+                        seq,
+                        clock::now_ms(),
+                        clock::now_us(),
+                        NewEvent::new("sample", data.clone()),
+                    ))
                 });
                 next += count;
                 runtime.block_on(async {

@@ -3,18 +3,20 @@
 //! Phases of a stop, each with a limit inside `server.shutdown_timeout`: take no more sockets and say "not ready"; tell the streams to go and come back; let
 //! sources and rooms work off what they have; write and close the log. What was acknowledged is kept whatever happens.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::Handle;
 use tidegate_actors::{Bounds, Census, Child, Fault, Handler, Mailbox, Message, Supervisor, Window, ticker};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::auth::{Keys, TokenFileError};
-use crate::edge::{self, Edge};
+use crate::audit::{Audit, AuditError};
+use crate::auth::{Auth, AuthError};
+use crate::edge::listen::{self, ListenError};
+use crate::edge::server::{self, Server};
+use crate::edge::tls::{Tls, TlsError};
+use crate::edge::{self, Edge, Parts};
 use crate::engine::connections::supervisor::{ConnectionSupervisor, Connections, Order};
 use crate::engine::log_keeper::LogKeeper;
 use crate::engine::rooms::Rooms;
@@ -22,6 +24,7 @@ use crate::engine::rooms::keeper::RoomsKeeper;
 use crate::engine::sources::generator::{self, GeneratorSource};
 use crate::engine::sources::host::HostSource;
 use crate::engine::sources::ingest::{self, Ingest, IngestSource};
+use crate::limits::Guards;
 use crate::log::{Log, LogError};
 use crate::metrics::exporter;
 use crate::settings::Settings;
@@ -30,27 +33,31 @@ use crate::settings::Settings;
 const FEW: Bounds = Bounds { messages: 64, bytes: usize::MAX };
 /// How often rooms and the log are looked after.
 const KEEP_PERIOD: Duration = Duration::from_secs(1);
+/// How often connections are looked at whose credential ends.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 /// How often the histograms' samples are brought together.
 const UPKEEP_PERIOD: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the streams have gone.
 const GOODBYE_LOOK: Duration = Duration::from_millis(5);
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 4096;
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; set server.listen to another address, or stop what uses it")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The token cannot be kept.
+    /// Somewhere it cannot listen.
     #[error(transparent)]
-    Token(#[from] TokenFileError),
+    Listen(#[from] ListenError),
+    /// What it listens on cannot be served.
+    #[error("the server cannot be started: {0}")]
+    Serve(std::io::Error),
+    /// Keys or secrets cannot be read or kept.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -69,8 +76,8 @@ pub struct App {
     settings: Arc<Settings>,
     edge: Edge,
     log: Log,
-    handle: Handle<SocketAddr>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: Server,
+    tls: Option<Tls>,
     connections: Mailbox<Order>,
     sources: Supervisor,
     rooms: Supervisor,
@@ -85,8 +92,13 @@ impl App {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         exporter::install();
         let settings = Arc::new(settings);
-        let (listener, address) = listen(settings.server.listen)?;
-        let (keys, token) = Keys::open(&settings.auth.api_keys, &settings.auth.token_file)?;
+        let tls = settings.server.tls.clone().map(|(cert, key)| Tls::open(cert, key)).transpose()?;
+        let (listeners, address) = listen::bind(settings.server.listen, settings.server.unix.as_deref())?;
+        let opening = Arc::clone(&settings);
+        // Hashes the admin's password, which takes its time.
+        let opened = tokio::task::spawn_blocking(move || Auth::open(&opening.auth)).await;
+        let (auth, token) = opened.map_err(|panic| Fault::from(panic.to_string()))??;
+        let audit = Audit::open(settings.audit.file.as_deref(), settings.audit.refusals_per_second)?;
         let log = open_log(&settings).await?;
         let census = Census::default();
         let room_supervisor = Supervisor::start(&census).await?;
@@ -95,25 +107,32 @@ impl App {
         let ingest = start_sources(&settings, &rooms, &sources).await?;
         let limits = &settings.limits;
         let bounds = Bounds { messages: limits.mailbox_messages, bytes: limits.mailbox_bytes };
-        let connections = Connections::new(census.clone(), bounds, limits.rooms_per_connection);
+        let connections = Connections::new(census.clone(), bounds, limits.mailboxes_bytes, limits.rooms_per_connection);
         let keepers = Supervisor::start(&census).await?;
-        let orders = start_keepers(&keepers, &rooms, &log, &connections).await?;
-        let edge = Edge::new(Arc::clone(&settings), rooms, ingest, connections, keys, census);
-        let handle = Handle::new();
-        let serving = {
-            let (router, handle, limits) =
-                (edge::native::router(edge.clone()), handle.clone(), settings.limits.clone());
-            async move { edge::server::serve(listener, router, handle, &limits).await }
-        };
-        let server = tokio::spawn(serving);
+        let guards = Guards::new(settings.limits.clone());
+        let orders = start_keepers(&keepers, &rooms, &log, &connections, &auth).await?;
+        start_upkeep(&auth, &guards, tls.clone());
+        let edge = Edge::new(Parts {
+            settings: Arc::clone(&settings),
+            rooms,
+            ingest,
+            connections,
+            orders: orders.clone(),
+            auth,
+            guards,
+            audit,
+            census,
+        });
+        let router = edge::native::router(edge.clone());
+        let server = server::start(listeners, router, limits, tls.clone()).map_err(StartError::Serve)?;
         Ok(Self {
             address,
             token,
             settings,
             edge,
             log,
-            handle,
             server,
+            tls,
             connections: orders,
             sources,
             rooms: room_supervisor,
@@ -121,51 +140,73 @@ impl App {
         })
     }
 
+    /// Takes new settings, as far as they can change while the daemon runs.
+    ///
+    /// # Errors
+    /// What is wrong with the credentials that they name; everything is as it was then.
+    pub async fn reload(&self, settings: Settings) -> Result<(), AuthError> {
+        let (auth, settings) = (self.edge.auth.clone(), Arc::new(settings));
+        let fresh = Arc::clone(&settings);
+        let reloading = tokio::task::spawn_blocking(move || auth.reload(&fresh.auth)).await;
+        reloading.map_err(|panic| AuthError::Key(panic.to_string()))??;
+        if let Some(tls) = self.tls.clone() {
+            let _ = tokio::task::spawn_blocking(move || tls.look_after_files()).await;
+        }
+        self.edge.reload(settings);
+        Ok(())
+    }
+
+    /// Whether its address speaks TLS.
+    #[must_use]
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What the edge holds, for what is said of it.
+    #[must_use]
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
     /// Stops the daemon; `true` if everything ended in order and in time.
     pub async fn stop(self) -> bool {
         let deadline = Instant::now() + self.settings.server.shutdown_timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.edge.stop();
-        self.handle.graceful_shutdown(Some(left() / 2));
+        // A balancer that asks now and then gets to hear it before anybody is refused.
+        tokio::time::sleep(self.settings.server.drain_wait.min(left() / 2)).await;
         let (reply, ended) = oneshot::channel();
         if self.connections.push(Order::Drain(reply)).is_ok()
             && let Ok(Ok(streams)) = tokio::time::timeout(left(), ended).await
         {
             tracing::info!(streams, "stopping: streams were told to come back later");
         }
+        // Accepts nothing more, and ends when the streams and answers under way have ended, or when half the time is over.
+        let served = self.server.stop(left() / 2).await;
         // WebSockets are out of the server's sight; each leaves the table when it has said goodbye.
         let goodbyes = Instant::now() + left() / 2;
         while self.edge.connections.count() > 0 && Instant::now() < goodbyes {
             tokio::time::sleep(GOODBYE_LOOK).await;
         }
-        // Ends when the streams and answers under way have ended, or when half the time is over.
-        let mut server = self.server;
-        let served = tokio::time::timeout(left(), &mut server).await.is_ok();
-        server.abort();
         let sources = self.sources.stop(left() / 2).await;
         let rooms = self.rooms.stop(left() / 2).await;
         let keepers = self.keepers.stop(left() / 2).await;
-        let (log, limit) = (self.log, left().max(Duration::from_millis(100)));
-        let closed = tokio::task::spawn_blocking(move || log.close(limit)).await.unwrap_or(false);
+        let (log, audit, limit) = (self.log, self.edge.audit.clone(), left().max(Duration::from_millis(100)));
+        let closing = tokio::task::spawn_blocking(move || {
+            let closed = log.close(limit);
+            audit.close();
+            closed
+        });
+        let closed = closing.await.unwrap_or(false);
         if !closed {
             tracing::error!("the log could not be closed in time: what was not acknowledged may be lost");
         }
+        if let Some(path) = &self.settings.server.unix {
+            // It is of no use to anybody; that it cannot be deleted hurts nobody.
+            let _ = std::fs::remove_file(path);
+        }
         served && sources && rooms && keepers && closed
     }
-}
-
-fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bind = || -> std::io::Result<(TcpListener, SocketAddr)> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        // So that a daemon that was just stopped can be started again.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener: TcpListener = socket.into();
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bind().map_err(|source| StartError::Listen { address, source })
 }
 
 async fn open_log(settings: &Arc<Settings>) -> Result<Log, StartError> {
@@ -203,23 +244,55 @@ async fn start_keepers(
     rooms: &Rooms,
     log: &Log,
     connections: &Connections,
+    auth: &Auth,
 ) -> Result<Mailbox<Order>, StartError> {
     let (own_rooms, own_log, own_connections) = (rooms.clone(), log.clone(), connections.clone());
     spawn_ticked(supervisor, "keeper of the rooms", KEEP_PERIOD, move || RoomsKeeper::new(own_rooms.clone())).await?;
     let keeper =
         spawn_ticked(supervisor, "keeper of the log", KEEP_PERIOD, move || LogKeeper::new(own_log.clone())).await?;
     log.on_roll(move || keeper.tick());
-    let (orders, _) = Mailbox::new(FEW);
-    let make = move || ConnectionSupervisor::new(own_connections.clone());
-    supervisor.spawn(Child::new("supervisor of the connections", orders.clone(), Window::ALL, make)).await?;
-    tokio::spawn(async {
+    let own_auth = auth.clone();
+    let make = move || ConnectionSupervisor::new(own_connections.clone(), own_auth.clone());
+    spawn_ticked(supervisor, "supervisor of the connections", LOOK_PERIOD, make).await
+}
+
+/// What is looked after now and then: histograms, rates, files of credentials, key sets.
+fn start_upkeep(auth: &Auth, guards: &Guards, tls: Option<Tls>) {
+    let guards = guards.clone();
+    tokio::spawn(async move {
         let mut ticks = tokio::time::interval(UPKEEP_PERIOD);
         loop {
             ticks.tick().await;
             exporter::upkeep();
+            guards.forget();
         }
     });
-    Ok(orders)
+    let files = auth.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(KEEP_PERIOD);
+        loop {
+            ticks.tick().await;
+            let (auth, tls) = (files.clone(), tls.clone());
+            let look = move || {
+                auth.look_after_files();
+                if let Some(tls) = tls {
+                    tls.look_after_files();
+                }
+            };
+            // It does not panic; if it did, the next look is as good.
+            let _ = tokio::task::spawn_blocking(look).await;
+        }
+    });
+    // Apart, because a key server that does not answer holds up nothing else.
+    let sets = auth.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(KEEP_PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            sets.look_after_key_sets().await;
+        }
+    });
 }
 
 /// Starts an actor that is woken by its period.

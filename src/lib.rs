@@ -4,12 +4,14 @@
 //! [`event`] is what flows, [`settings`] what decides, [`app`] builds it all, [`cli`] is how it is called.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod edge;
 pub mod engine;
 pub mod event;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod settings;

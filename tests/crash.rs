@@ -82,8 +82,15 @@ async fn write_room(log: Log, name: &'static str, ack: Ack) {
     let mut next = room.logged() + 1;
     loop {
         let count = 1 + next % 7;
-        let events = (next..next + count)
-            .map(|seq| Arc::new(Event::number(&key, seq, clock::now_ms(), NewEvent::new("k", data(name, seq).into()))));
+        let events = (next..next + count).map(|seq| {
+            Arc::new(Event::number(
+                &key,
+                seq,
+                clock::now_ms(),
+                clock::now_us(),
+                NewEvent::new("k", data(name, seq).into()),
+            ))
+        });
         let done = log.append(&room, events.collect(), ack).await.unwrap();
         next += count;
         if let Some(done) = done {

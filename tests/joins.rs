@@ -11,11 +11,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use smallvec::SmallVec;
+use tidegate::auth::identity::Credential;
+use tidegate::auth::{Identity, Rights};
 use tidegate::engine::connections::dialect::Position;
+use tidegate::engine::connections::profile::Who;
 use tidegate::engine::connections::supervisor::{Connection, Connections, Member};
 use tidegate::engine::connections::{Dialect, Notice};
 use tidegate::engine::rooms::{Publish, Rooms, StartAt};
 use tidegate::event::{Ack, Cursor, Event, NewEvent, Pattern, RoomName};
+use tidegate::limits::StreamPlaces;
 use tidegate::log::Log;
 use tidegate::metrics::record;
 use tidegate::settings::{Settings, Sources};
@@ -47,6 +51,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Yield),
     ];
     proptest::collection::vec(step, 5..80)
+}
+
+/// Somebody who may do everything.
+fn anybody() -> Who {
+    let identity = Identity {
+        subject: "test".into(),
+        credential: Credential::Key { hash: [0; 32] },
+        roles: Vec::new(),
+        rights: Rights::all(),
+        expires_ms: None,
+    };
+    Who { identity: Arc::new(identity), peer: "test".to_owned(), ip: None, places: StreamPlaces::default() }
 }
 
 /// Keeps what it is given.
@@ -92,7 +108,8 @@ impl Reader {
     }
 
     async fn open(&mut self, connections: &Connections, rooms: &Rooms, cursor: Cursor) {
-        let (mut connection, member) = connections.start(rooms, Kept::default(), &record::POLL, None).await.unwrap();
+        let (mut connection, member) =
+            connections.start(rooms, Kept::default(), &record::POLL, anybody()).await.unwrap();
         let session = connection.handler();
         session.begin(&self.patterns, &StartAt::After(cursor)).await.unwrap();
         self.open = Some((connection, member));
@@ -112,7 +129,7 @@ async fn run(steps: Vec<Step>) {
     let census = Census::default();
     let supervisor = Supervisor::start(&census).await.unwrap();
     let rooms = Rooms::new(Arc::clone(&settings), log.clone(), supervisor.clone());
-    let connections = Connections::new(census.clone(), Bounds { messages: 5, bytes: 1 << 20 }, 100);
+    let connections = Connections::new(census.clone(), Bounds { messages: 5, bytes: 1 << 20 }, 0, 100);
     let mut published: BTreeMap<String, usize> = BTreeMap::new();
     let mut readers: Vec<Reader> = Vec::new();
     let mut receipts = Vec::new();

@@ -11,6 +11,7 @@
 //! This crate knows nothing of telemetry. What a message is, how long it may wait and what is given up when there is no room
 //! for it is said by the message itself, through the [`Message`] trait.
 
+pub mod budget;
 pub mod census;
 pub mod error;
 pub mod handler;
@@ -25,6 +26,7 @@ mod sync;
 pub mod testing;
 pub mod ticker;
 
+pub use budget::Budget;
 pub use census::Census;
 pub use error::{Fault, Full, Refused};
 pub use handler::{Flow, Handler};

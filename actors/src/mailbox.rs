@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::state::{State, Verdict};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{Full, Inbox, Lane, Message, Reason, Refused};
+use crate::{Budget, Full, Inbox, Lane, Message, Reason, Refused};
 
 /// How much a mailbox holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +122,14 @@ impl<M: Message> Mailbox<M> {
     /// A new mailbox and its taking side.
     #[must_use]
     pub fn new(bounds: Bounds) -> (Self, Inbox<M>) {
+        Self::with_budget(bounds, None)
+    }
+
+    /// A new mailbox that shares a budget with others.
+    #[must_use]
+    pub fn with_budget(bounds: Bounds, budget: Option<Budget>) -> (Self, Inbox<M>) {
         let bounds = Bounds { messages: bounds.messages.max(1), bytes: bounds.bytes };
-        let mailbox = Self(Arc::new(Shared { state: Mutex::new(State::new(bounds)) }));
+        let mailbox = Self(Arc::new(Shared { state: Mutex::new(State::new(bounds, budget)) }));
         (mailbox.clone(), Inbox::new(mailbox))
     }
 
@@ -292,6 +298,17 @@ impl<M: Message> Mailbox<M> {
     pub fn forget(&self, stream: &M::Stream) {
         let mut given_up = Vec::new();
         self.lock().forget(stream, &mut given_up);
+    }
+
+    /// Gives up what waits: what can be read later goes behind, of the rest what can be told goes; answers stay.
+    pub fn give_up_all(&self) {
+        let mut given_up = Vec::new();
+        let waker = {
+            let mut state = self.lock();
+            state.give_up_all(&mut given_up);
+            if state.has_news() { state.consumer.take() } else { None }
+        };
+        wake(waker);
     }
 
     /// Tells the reader that a period has passed. Ticks that it has not seen yet become one.

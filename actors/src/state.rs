@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use crate::Budget;
 use crate::mailbox::{Bounds, Counts};
 use crate::shed::Ledger;
 use crate::{Batch, Lane, Message, OnFull, Reason, Window};
@@ -52,10 +53,12 @@ pub(crate) struct State<M: Message> {
     pub(crate) attached: bool,
     pub(crate) closed: bool,
     pub(crate) tick_due: bool,
+    /// What many mailboxes together may hold, and what of it is counted for this one.
+    budget: Option<(Budget, usize)>,
 }
 
 impl<M: Message> State<M> {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds, budget: Option<Budget>) -> Self {
         Self {
             lanes: Default::default(),
             bounds,
@@ -70,6 +73,14 @@ impl<M: Message> State<M> {
             attached: true,
             closed: false,
             tick_due: false,
+            budget: budget.map(|budget| (budget, 0)),
+        }
+    }
+
+    /// Brings the common budget up to what is held now.
+    fn recount(&mut self) {
+        if let Some((budget, counted)) = &mut self.budget {
+            *counted = budget.recount(*counted, self.bytes);
         }
     }
 
@@ -121,6 +132,7 @@ impl<M: Message> State<M> {
         }
         self.lift_earlier(&message);
         self.enqueue(message);
+        self.recount();
         if conflated { Verdict::Conflated } else { Verdict::Queued }
     }
 
@@ -143,8 +155,10 @@ impl<M: Message> State<M> {
 
     fn fits(&self, message: &M) -> bool {
         // A message heavier than the whole bound still passes through an empty mailbox: it would never fit otherwise.
-        self.messages < self.bounds.messages
-            && (self.messages == 0 || self.bytes + message.bytes() <= self.bounds.bytes)
+        self.messages == 0
+            || (self.messages < self.bounds.messages
+                && self.bytes + message.bytes() <= self.bounds.bytes
+                && !self.budget.as_ref().is_some_and(|(budget, _)| budget.is_too_much(self.bytes)))
     }
 
     fn behind_mut(&mut self, message: &M) -> Option<&mut Behind> {
@@ -295,6 +309,7 @@ impl<M: Message> State<M> {
         self.shed.forget(stream);
         // A stream that is behind is level when asked about the end of time.
         self.level(stream, u64::MAX);
+        self.recount();
     }
 
     pub(crate) fn note_shed(&mut self, message: &M, reason: Reason) {
@@ -363,6 +378,7 @@ impl<M: Message> State<M> {
         self.messages -= messages;
         self.bytes -= bytes;
         self.counts.taken += messages as u64;
+        self.recount();
         batch.closed = self.closed && self.messages == 0;
     }
 
@@ -379,5 +395,21 @@ impl<M: Message> State<M> {
         self.behind = None;
         self.unannounced = 0;
         self.shed = Ledger::default();
+        self.recount();
+    }
+
+    /// Gives up everything that can be read later, and of the rest what its policy allows to be displaced.
+    pub(crate) fn give_up_all(&mut self, given_up: &mut Vec<M>) {
+        for lane in (0..4).rev() {
+            while self.displace_oldest(lane, given_up) {}
+        }
+        self.recount();
+    }
+}
+
+impl<M: Message> Drop for State<M> {
+    fn drop(&mut self) {
+        self.bytes = 0;
+        self.recount();
     }
 }

@@ -1,125 +1,276 @@
-//! Who may use the daemon. In come a key or a token, out goes yes or no. Today every key has all rights.
+//! Who may use the daemon, and for what. In comes what somebody shows (a key, a token, a password), out goes an [`Identity`] with its rights, or a refusal that says no more than that.
 //!
-//! Keys come from `auth.api_keys`. Where there is none, a token is made at the first start and kept in `auth.token_file`, readable by its owner alone; so nothing is ever open to all.
-//! Secrets are kept as hashes, compared in constant time, and never written to a log.
+//! [`identity`] is the outcome; `keys`, `jwt` and `users` are the three ways there; `revoked` what was taken back; `key_sets` fetches public keys. Nothing here knows HTTP, and nothing is ever open to all:
+//! where nothing is configured, a token is made at the first start and kept in `auth.token_file`, readable by its owner alone. Secrets are kept as hashes where that is possible,
+//! compared in constant time, and never written to a log.
+//!
+//! What was granted can be taken back while a connection is open: [`Auth::generation`] goes up whenever that may have happened, and [`Auth::renew`] says whether an identity still holds.
 
-use std::fmt;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+pub mod files;
+pub mod identity;
+pub mod jwt;
+mod key_sets;
+pub mod keys;
+mod known;
+mod login;
+mod revoked;
+pub mod users;
 
-use rand::RngCore;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A named key with all rights. Only its hash is kept.
-#[derive(Clone)]
-pub struct ApiKey {
-    name: String,
-    hash: [u8; 32],
-}
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
-    }
-}
+pub use files::FileError;
+pub use identity::{Identity, Rights};
+pub use keys::ApiKey;
+pub use login::{Issued, LoginError, RefreshError};
 
-impl ApiKey {
-    /// A key.
-    #[must_use]
-    pub fn new(name: &str, key: &str) -> Self {
-        Self { name: name.to_owned(), hash: Sha256::digest(key).into() }
-    }
-}
+use crate::clock;
+use crate::settings;
+use identity::{ADMIN, Credential, PLATFORM_ADMIN};
+use jwt::{CheckingKey, Wrong};
+use key_sets::KeySets;
+use known::Known;
+use revoked::Revoked;
 
-/// Where the made token cannot be kept.
+/// Passwords that are checked at once; each takes 19 MiB and a core for a moment.
+const PASSWORDS_AT_ONCE: usize = 2;
+/// How long a revocation is kept of a token of which nobody knows when it ends, in seconds.
+pub const REVOKED_SECONDS: u64 = 30 * 86_400;
+
+/// Why the daemon does not start, or does not take new settings.
 #[derive(Debug, thiserror::Error)]
-#[error("the token file {} cannot be {action}: {source}; set auth.token_file to a place that can be written, or give keys in auth.api_keys", path.display())]
-pub struct TokenFileError {
-    path: PathBuf,
-    action: &'static str,
-    source: std::io::Error,
+pub enum AuthError {
+    /// A file of the daemon's own.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The keys file.
+    #[error(transparent)]
+    Keys(#[from] keys::KeysFileError),
+    /// A key that tokens are to be checked with.
+    #[error("{0}")]
+    Key(String),
 }
 
-/// All keys that open the door.
+/// All who may come in. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Keys(Vec<ApiKey>);
+pub struct Auth(Arc<Shared>);
 
-impl Keys {
-    /// The given keys; if there are none, the token of the token file, made now if need be, which is returned too so that it can be shown once.
+#[derive(Debug)]
+struct Shared {
+    known: ArcSwap<Known>,
+    revoked: Revoked,
+    key_sets: KeySets,
+    hashing: Semaphore,
+    generation: AtomicU64,
+    /// What the files looked like when they were last read.
+    seen: Mutex<Vec<Option<(std::time::SystemTime, u64)>>>,
+}
+
+impl Auth {
+    /// Reads keys and secrets; where nothing is configured, the made token is returned too, so that it can be shown once.
     ///
     /// # Errors
-    /// When the token file cannot be read or written.
-    pub fn open(given: &[ApiKey], token_file: &Path) -> Result<(Self, Option<String>), TokenFileError> {
-        if !given.is_empty() {
-            return Ok((Self(given.to_vec()), None));
-        }
-        let token = read_or_make(token_file)?;
-        Ok((Self(vec![ApiKey::new("token", &token)]), Some(token)))
+    /// What cannot be read or made.
+    pub fn open(settings: &settings::Auth) -> Result<(Self, Option<String>), AuthError> {
+        let (secret, token) = made_secrets(settings)?;
+        let known = Known::build(settings, secret, token.as_deref(), Vec::new())?;
+        let revoked = Revoked::open(&settings.revoked_file, clock::now_ms() / 1000)?;
+        let shared = Shared {
+            seen: Mutex::new(look(&known.files())),
+            known: ArcSwap::from_pointee(known),
+            revoked,
+            key_sets: KeySets::default(),
+            hashing: Semaphore::new(PASSWORDS_AT_ONCE),
+            generation: AtomicU64::new(0),
+        };
+        Ok((Self(Arc::new(shared)), token))
     }
 
-    /// The name of the key, if it is one. Takes the same time for every wrong key of the same length.
+    /// Takes new settings; the old ones hold if something is wrong with them.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn reload(&self, settings: &settings::Auth) -> Result<(), AuthError> {
+        let (secret, token) = made_secrets(settings)?;
+        let fetched = self.0.known.load().fetched.clone();
+        self.replace(Known::build(settings, secret, token.as_deref(), fetched)?);
+        Ok(())
+    }
+
+    fn replace(&self, known: Known) {
+        *self.0.seen.lock() = look(&known.files());
+        self.0.known.store(Arc::new(known));
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Goes up whenever something that was granted may not hold any more.
     #[must_use]
-    pub fn check(&self, key: &str) -> Option<&str> {
-        let hash: [u8; 32] = Sha256::digest(key).into();
-        let mut found = None;
-        for known in &self.0 {
-            if bool::from(known.hash.ct_eq(&hash)) {
-                found = Some(known.name.as_str());
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Looks whether files have changed, and reads those that have. Blocks on the disk.
+    pub fn look_after_files(&self) {
+        let known = self.0.known.load_full();
+        let now = look(&known.files());
+        if *self.0.seen.lock() == now {
+            return;
+        }
+        match Known::build(&known.settings, known.secret.clone(), known.token.as_deref(), known.fetched.clone()) {
+            Ok(fresh) => {
+                tracing::info!("keys were read again, because their files have changed");
+                self.replace(fresh);
+            }
+            Err(error) => {
+                tracing::error!(%error, "keys were not read again; those from before hold");
+                *self.0.seen.lock() = now;
             }
         }
-        found
+    }
+
+    /// Fetches the key set of `auth.jwks_url` if it is time to.
+    pub async fn look_after_key_sets(&self) {
+        let settings = Arc::clone(&self.0.known.load().settings);
+        if let Some(url) = &settings.jwks_url
+            && let Some(keys) = self.0.key_sets.fetch_when_due(url, settings.jwks_refresh).await
+        {
+            self.take_keys(keys);
+        }
+    }
+
+    fn take_keys(&self, keys: Vec<CheckingKey>) {
+        let old = self.0.known.load_full();
+        let same = old.fetched.iter().map(|key| key.mark).eq(keys.iter().map(|key| key.mark));
+        if !same {
+            tracing::info!(keys = keys.len(), "the key set has changed");
+            let mut known = (*old).clone();
+            known.fetched = keys;
+            self.0.known.store(Arc::new(known));
+            self.changed();
+        }
+    }
+
+    /// Who shows this key or token; `None` if it is wrong.
+    pub async fn identify(&self, shown: &str) -> Option<Arc<Identity>> {
+        match self.check(shown) {
+            Ok(identity) => Some(identity),
+            Err(Wrong::Refused) => None,
+            Err(Wrong::UnknownKey) => {
+                // Perhaps the issuer has changed its keys; asked at most every few seconds, whoever comes.
+                let settings = Arc::clone(&self.0.known.load().settings);
+                let keys = self.0.key_sets.fetch_unless_just_done(settings.jwks_url.as_deref()?).await?;
+                self.take_keys(keys);
+                self.check(shown).ok()
+            }
+        }
+    }
+
+    fn check(&self, shown: &str) -> Result<Arc<Identity>, Wrong> {
+        let known = self.0.known.load();
+        if let Some(index) = keys::find(&known.keys, &keys::hash(shown)) {
+            return Ok(Arc::clone(&known.holders[index]));
+        }
+        let (claims, mark) = known.check_token(shown)?;
+        let identity = known.identity(shown, claims, mark).ok_or(Wrong::Refused)?;
+        match &identity.credential {
+            Credential::Token(facts) | Credential::User(facts) if self.0.revoked.contains(&facts.id) => {
+                Err(Wrong::Refused)
+            }
+            _ => Ok(Arc::new(identity)),
+        }
+    }
+
+    /// What an identity may do now: itself if nothing has changed, another with other rights, or `None` if it does not hold any more.
+    #[must_use]
+    pub fn renew(&self, identity: &Arc<Identity>) -> Option<Arc<Identity>> {
+        let known = self.0.known.load();
+        match &identity.credential {
+            Credential::Key { hash } => keys::find(&known.keys, hash).map(|index| Arc::clone(&known.holders[index])),
+            Credential::Token(facts) | Credential::User(facts) => {
+                if self.0.revoked.contains(&facts.id) || !known.trusts(&facts.signed_by) {
+                    return None;
+                }
+                let (roles, rights) = known.rights(&identity.credential, &identity.subject)?;
+                if rights == identity.rights {
+                    return Some(Arc::clone(identity));
+                }
+                Some(Arc::new(Identity { roles, rights, ..(**identity).clone() }))
+            }
+        }
+    }
+
+    /// Revokes a token by its id, from now on and after a restart too. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn revoke(&self, id: &str, expires_ms: Option<u64>) -> Result<(), FileError> {
+        let now = clock::now_ms() / 1000;
+        // As long as it would be taken: to its end, and the clocks' difference.
+        let leeway = self.0.known.load().demands.leeway_seconds;
+        let end = expires_ms.map_or(now + REVOKED_SECONDS, |end| end / 1000 + leeway + 1);
+        self.0.revoked.add(id, end, now)?;
+        self.changed();
+        Ok(())
+    }
+
+    /// The id by which a token is revoked, and when it ends; `None` if it is no token of ours.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<(String, Option<u64>)> {
+        let identity = self.check(token).ok()?;
+        match &identity.credential {
+            Credential::Token(facts) | Credential::User(facts) => Some((facts.id.clone(), identity.expires_ms)),
+            Credential::Key { .. } => None,
+        }
+    }
+
+    /// How long before its end a connection is told of it.
+    #[must_use]
+    pub fn expiry_warning(&self) -> std::time::Duration {
+        self.0.known.load().settings.expiry_warning
     }
 }
 
-fn read_or_make(path: &Path) -> Result<String, TokenFileError> {
-    let fault = |action| move |source| TokenFileError { path: path.to_owned(), action, source };
-    match std::fs::read_to_string(path) {
-        Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault("read")(error)),
-        _ => {}
-    }
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(fault("written"))?;
-    }
-    let mut bytes = [0_u8; 24];
-    rand::rng().fill_bytes(&mut bytes);
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut options = std::fs::File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(fault("written"))?;
-    writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(fault("written"))?;
-    Ok(token)
+/// The secret that tokens are signed with, and the token for whoever starts the daemon with nothing configured.
+fn made_secrets(settings: &settings::Auth) -> Result<(String, Option<String>), AuthError> {
+    let secret = match &settings.jwt_secret {
+        Some(secret) => secret.reveal().to_owned(),
+        None => files::read_or_make(&settings.secret_file, "auth.secret_file")?.0,
+    };
+    let token = if settings.opens_itself() {
+        Some(files::read_or_make(&settings.token_file, "auth.token_file")?.0)
+    } else {
+        None
+    };
+    Ok((secret, token))
+}
+
+/// The key of the made token.
+fn made_key(token: &str) -> ApiKey {
+    ApiKey::with_roles("token", token, &[ADMIN, PLATFORM_ADMIN])
+}
+
+fn look(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64)>> {
+    files.iter().map(|path| files::mark(path)).collect()
+}
+
+/// Signs a token that says this with the settings' secret; for `tidegate token mint`.
+///
+/// # Errors
+/// When there is no secret, or the claims cannot be signed.
+pub fn mint(settings: &settings::Auth, claims: &serde_json::Value) -> Result<String, AuthError> {
+    let (secret, _) =
+        made_secrets(&settings::Auth { api_keys: vec![ApiKey::new("none", "none")], ..settings.clone() })?;
+    jwt::sign(&secret, claims).map_err(AuthError::Key)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_known_key_opens() {
-        let (keys, made) =
-            Keys::open(&[ApiKey::new("a", "one"), ApiKey::new("b", "two")], Path::new("unused")).unwrap();
-        assert_eq!(
-            (keys.check("one"), keys.check("two"), keys.check("three"), made),
-            (Some("a"), Some("b"), None, None)
-        );
-        assert!(!format!("{keys:?}").contains("one"));
-    }
-
-    #[test]
-    fn a_token_is_made_once_and_kept_for_its_owner_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/token");
-        let (keys, made) = Keys::open(&[], &path).unwrap();
-        let token = made.unwrap();
-        assert_eq!(token.len(), 48);
-        assert!(keys.check(&token).is_some());
-        assert_eq!(Keys::open(&[], &path).unwrap().1, Some(token));
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
-    }
-}
+mod tests;

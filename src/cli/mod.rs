@@ -5,9 +5,14 @@
 pub mod bench;
 mod check;
 pub mod client;
+mod key;
 mod publish;
 mod serve;
 mod tail;
+mod token;
+mod top;
+mod user;
+mod why;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::settings::reload::Running;
 use crate::settings::{Settings, Sources};
 
 /// A real-time telemetry engine: rooms with replay, over WebSocket, Server-Sent Events and polling.
@@ -43,6 +49,16 @@ enum Command {
     Publish(publish::PublishArguments),
     /// Follow rooms and print their events
     Tail(tail::TailArguments),
+    /// Watch the daemon and its connections, live
+    Top(top::TopArguments),
+    /// Say in words what a connection waits for
+    Why(why::WhyArguments),
+    /// Make tokens, and look at one
+    Token(token::TokenArguments),
+    /// Make, list and revoke API keys
+    Key(key::KeyArguments),
+    /// Hash a password for the settings
+    User(user::UserArguments),
     /// Measure a daemon: fan-out, replay, ingest
     Bench(bench::BenchArguments),
     /// Print a shell's completions
@@ -74,6 +90,11 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl SettingsArguments {
     /// Reads the settings, or says on standard error what is wrong.
     fn load(&self) -> Result<Settings, ExitCode> {
+        self.load_running().map(|(_, settings)| settings)
+    }
+
+    /// Reads the settings, so that they can be read again.
+    fn load_running(&self) -> Result<(Running, Settings), ExitCode> {
         let mut flags = self.set.clone();
         flags.extend(self.listen.clone().map(|address| ("server.listen".to_owned(), address)));
         let environment =
@@ -84,7 +105,7 @@ impl SettingsArguments {
                 "{name} in the environment is no setting (those have two underscores between levels, TIDEGATE_SERVER__LISTEN); passed over"
             ));
         }
-        Settings::load(&sources).map_err(|faults| {
+        Running::load(sources).map_err(|faults| {
             for fault in &faults.0 {
                 complain(fault);
             }
@@ -108,6 +129,11 @@ pub fn run() -> ExitCode {
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Publish(arguments)) => client::run(publish::run(arguments)),
         Some(Command::Tail(arguments)) => client::run(tail::run(arguments)),
+        Some(Command::Top(arguments)) => client::run(top::run(arguments)),
+        Some(Command::Why(arguments)) => client::run(why::run(arguments)),
+        Some(Command::Token(arguments)) => token::run(&arguments),
+        Some(Command::Key(arguments)) => key::run(&arguments),
+        Some(Command::User(arguments)) => user::run(&arguments),
         Some(Command::Bench(arguments)) => client::run(bench::run(arguments)),
         Some(Command::Completions { shell }) => {
             let mut text = Vec::new();

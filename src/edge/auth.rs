@@ -1,45 +1,156 @@
-//! The door: everything but the probes needs a credential. Who is wrong is told 401, the same for every wrong credential.
+//! The door: everything but what is open needs a credential. Who shows a wrong one is told 401, the same for every wrong one; who may not do what it asks is told 403 by the route. Both are written to the audit log.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::caller::Caller;
 use super::problem::Problem;
+use super::server::Peer;
 use super::{Edge, body, page};
+use crate::audit::Entry;
+use crate::limits::client;
+use crate::metrics::record;
 
 /// What is open to all.
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/api/health"];
+const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
+/// The session cookie's name.
+pub(super) const COOKIE: &str = "tidegate_session";
+
+/// What a client has shown.
+enum Credential<'r> {
+    /// In a header or the query.
+    Shown(Cow<'r, str>),
+    /// In the session cookie, which a browser sends along whoever asked it to.
+    Cookie(&'r str),
+    /// Something that is no credential.
+    Unreadable,
+    None,
+}
 
 /// Lets a request through, or not.
-pub(super) async fn guard(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    let ip = client_ip(&edge, &request);
+    request.extensions_mut().insert(ClientIp(ip));
     let path = request.uri().path();
-    let open = OPEN.contains(&path) || (path == "/metrics" && edge.settings.metrics_public);
-    if open || credential_fits(&edge, &request) {
+    let is_open = OPEN.contains(&path) || (path == "/metrics" && edge.settings().metrics_public);
+    if is_open {
         return next.run(request).await;
     }
-    if path == "/" && accepts_html(request.headers()) {
-        return page::sign_in();
+    // Every request comes by a socket.
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer { address: None, tls: false });
+    let shown = shown(&edge, &request);
+    let caller = match identify(&edge, shown, peer, ip).await {
+        Ok(caller) => caller,
+        Err(problem) => return turn_away(&edge, request, ip, problem).await,
+    };
+    let noted = (caller.clone(), request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if response.status() == StatusCode::FORBIDDEN {
+        record::request_refused("forbidden");
+        let (caller, method, path) = noted;
+        let entry = Entry {
+            method: Some(method.to_string()),
+            path: Some(path),
+            status: Some(403),
+            reason: Some("forbidden".to_owned()),
+            ..caller.entry("refused")
+        };
+        edge.audit.note(entry);
     }
-    body::drain_unwanted(request.into_body()).await;
-    let detail = "a key or token is needed: Authorization: Bearer KEY, or ?access_token=KEY";
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response()
+    response
 }
 
-fn accepts_html(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/html"))
+/// The address that counts for limits; in every request, also where the door is open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientIp(pub(super) Option<IpAddr>);
+
+fn client_ip(edge: &Edge, request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address).map(|address| address.ip());
+    let settings = edge.settings();
+    let forwarded: Vec<&str> =
+        request.headers().get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?")).collect();
+    let limits = &settings.limits;
+    client::address(peer, &limits.trusted_proxies, limits.trusted_unix, forwarded.into_iter()).map(client::counted)
 }
 
-/// The header counts where there is one; a wrong one is not made good by the query.
-fn credential_fits(edge: &Edge, request: &Request) -> bool {
+/// What a request shows.
+fn shown(edge: &Edge, request: &Request) -> Result<String, Problem> {
+    match credential(request) {
+        Credential::Shown(shown) => Ok(shown.into_owned()),
+        Credential::Cookie(token) => check_origin(edge, request.headers()).map(|()| token.to_owned()),
+        Credential::Unreadable | Credential::None => Err(Problem::unauthorized()),
+    }
+}
+
+async fn identify(
+    edge: &Edge,
+    shown: Result<String, Problem>,
+    peer: Peer,
+    ip: Option<IpAddr>,
+) -> Result<Caller, Problem> {
+    let identity = edge.auth.identify(&shown?).await.ok_or_else(Problem::unauthorized)?;
+    Ok(Caller { identity, ip, peer })
+}
+
+/// The header counts where there is one, then the query, then the cookie; a wrong one is not made good by the next.
+fn credential(request: &Request) -> Credential<'_> {
     if let Some(header) = request.headers().get(header::AUTHORIZATION) {
         let bearer = header.to_str().ok().and_then(|value| value.split_once(' '));
-        return bearer.is_some_and(|(scheme, key)| {
-            scheme.eq_ignore_ascii_case("bearer") && edge.keys.check(key.trim()).is_some()
-        });
+        let key = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
+        return key.map_or(Credential::Unreadable, |key| Credential::Shown(key.into()));
     }
     let query = request.uri().query().unwrap_or_default();
     let mut given =
         form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "access_token" || name == "token");
-    given.next().is_some_and(|(_, key)| edge.keys.check(&key).is_some())
+    if let Some((_, key)) = given.next() {
+        return Credential::Shown(key);
+    }
+    let cookies = request.headers().get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == COOKIE).map_or(Credential::None, |(_, token)| Credential::Cookie(token))
+}
+
+/// A cookie alone does not show that its owner wants the call: a browser says which page does.
+fn check_origin(edge: &Edge, headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("?");
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let own = origin.split_once("://").is_some_and(|(_, of)| !host.is_empty() && of.eq_ignore_ascii_case(host));
+    if own || edge.settings().cors_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "origin",
+        "a page from elsewhere may not use the session cookie (cors.origins)",
+    ))
+}
+
+async fn turn_away(edge: &Edge, request: Request, ip: Option<IpAddr>, problem: Problem) -> Response {
+    let reason = problem.kind();
+    record::request_refused(reason);
+    edge.audit.note(Entry {
+        event: "refused",
+        client_ip: ip.map(|ip| ip.to_string()),
+        method: Some(request.method().to_string()),
+        path: Some(request.uri().path().to_owned()),
+        status: Some(problem.status().as_u16()),
+        reason: Some(reason.to_owned()),
+        ..Entry::default()
+    });
+    if request.uri().path() == "/" && accepts_html(request.headers()) {
+        return page::sign_in();
+    }
+    body::drain_unwanted(request.into_body()).await;
+    problem.into_response()
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/html"))
 }

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use bytes::{BufMut, BytesMut};
 
+use super::caller::Caller;
 use super::dialects::json;
 use super::params::Params;
 use super::problem::Problem;
@@ -16,7 +17,13 @@ const LIMIT_DEFAULT: u64 = 100;
 const ANSWER_BYTES: usize = 4 << 20;
 
 /// Reads a room's history.
-pub(super) async fn read(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+pub(super) async fn read(
+    edge: &Edge,
+    caller: &Caller,
+    name: &RoomName,
+    query: Option<&str>,
+) -> Result<Response, Problem> {
+    caller.may_read(name)?;
     let params = Params::parse(query, &["after", "since", "tail", "limit"])?;
     let tail = params.number("tail", 0, LIMIT_MAX)?;
     let limit = params.number("limit", 1, LIMIT_MAX)?;

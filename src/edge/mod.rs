@@ -6,8 +6,12 @@
 mod answer;
 mod auth;
 mod body;
+mod caller;
+mod connections;
 mod dialects;
 mod history;
+pub mod listen;
+mod login;
 pub mod native;
 mod page;
 mod params;
@@ -17,21 +21,26 @@ pub mod problem;
 mod publish;
 mod rooms;
 pub mod server;
+mod socket;
 mod sse;
 mod stream;
+pub mod tls;
 mod ws;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidegate_actors::Census;
+use arc_swap::ArcSwap;
+use tidegate_actors::{Census, Mailbox};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::auth::Keys;
-use crate::engine::connections::supervisor::Connections;
+use crate::audit::Audit;
+use crate::auth::Auth;
+use crate::engine::connections::supervisor::{Connections, Order};
 use crate::engine::rooms::Rooms;
 use crate::engine::sources::ingest::Ingest;
+use crate::limits::Guards;
 use crate::settings::Settings;
 
 /// What every route may use. Clones share it.
@@ -41,16 +50,21 @@ pub struct Edge(Arc<Shared>);
 /// The parts that [`Edge`] shares.
 #[derive(Debug)]
 pub struct Shared {
-    /// The settings.
-    pub settings: Arc<Settings>,
+    settings: ArcSwap<Settings>,
     /// The rooms.
     pub rooms: Rooms,
     /// Where publishes go.
     pub ingest: Ingest,
     /// The streams.
     pub connections: Connections,
+    /// What is to be done to streams.
+    pub orders: Mailbox<Order>,
     /// Who may come in.
-    pub keys: Keys,
+    pub auth: Auth,
+    /// How much one client may take.
+    pub guards: Guards,
+    /// Where admin calls and refusals are written down.
+    pub audit: Audit,
     /// All actors.
     pub census: Census,
     /// When the daemon started.
@@ -58,6 +72,21 @@ pub struct Shared {
     /// Bytes of publish bodies that may still come in, in KiB.
     bodies: Arc<Semaphore>,
     stopping: AtomicBool,
+}
+
+/// What an [`Edge`] is made of.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "as in Shared")]
+pub struct Parts {
+    pub settings: Arc<Settings>,
+    pub rooms: Rooms,
+    pub ingest: Ingest,
+    pub connections: Connections,
+    pub orders: Mailbox<Order>,
+    pub auth: Auth,
+    pub guards: Guards,
+    pub audit: Audit,
+    pub census: Census,
 }
 
 impl std::ops::Deref for Edge {
@@ -71,17 +100,47 @@ impl std::ops::Deref for Edge {
 impl Edge {
     /// An edge over these parts.
     #[must_use]
-    pub fn new(
-        settings: Arc<Settings>,
-        rooms: Rooms,
-        ingest: Ingest,
-        connections: Connections,
-        keys: Keys,
-        census: Census,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { settings, rooms, ingest, connections, orders, auth, guards, audit, census } = parts;
         let bodies = Arc::new(Semaphore::new((settings.limits.bodies_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS)));
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
-        Self(Arc::new(Shared { settings, rooms, ingest, connections, keys, census, started, bodies, stopping }))
+        let settings = ArcSwap::new(settings);
+        let shared = Shared {
+            settings,
+            rooms,
+            ingest,
+            connections,
+            orders,
+            auth,
+            guards,
+            audit,
+            census,
+            started,
+            bodies,
+            stopping,
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// The settings as they hold now.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.0.settings.load_full()
+    }
+
+    /// From now on these settings hold.
+    pub fn reload(&self, settings: Arc<Settings>) {
+        self.0.guards.reload(settings.limits.clone());
+        self.0.audit.reload(settings.audit.refusals_per_second);
+        self.0.settings.store(settings);
+    }
+
+    /// Whether the daemon's actors answer, within a time in which they would if all were well.
+    pub async fn answers(&self) -> bool {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        // No connection has this number; that is an answer too.
+        self.0.orders.push(Order::Kick(0, reply)).is_ok()
+            && tokio::time::timeout(std::time::Duration::from_secs(5), answer).await.is_ok_and(|answer| answer.is_ok())
     }
 
     /// From now on the daemon says that it is not ready.

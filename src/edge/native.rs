@@ -2,15 +2,16 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::caller::Caller;
 use super::problem::Problem;
-use super::{Edge, auth, body, history, page, probes, publish, rooms, stream};
+use super::{Edge, auth, body, connections, history, login, page, probes, publish, rooms, stream};
 use crate::event::RoomName;
 
 /// All routes, with the door in front.
@@ -25,6 +26,13 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/stream", get(stream::open))
         .route("/v1/rooms", get(rooms::list))
         .route("/v1/rooms/{*rest}", any(room))
+        .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/{id}", get(connections::one).delete(connections::kick))
+        .route("/api/v1/auth/login", post(login::login))
+        .route("/api/v1/auth/refresh", post(login::refresh))
+        .route("/api/v1/auth/logout", post(login::logout))
+        .route("/api/v1/auth/revoke", post(login::revoke))
+        .route("/api/v1/auth/me", get(login::me))
         .method_not_allowed_fallback(|| async { Problem::method("GET") })
         .fallback(|| async { Problem::not_found("there is nothing here") })
         .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
@@ -38,9 +46,13 @@ pub fn router(edge: Edge) -> Router {
 }
 
 fn cors(edge: &Edge) -> CorsLayer {
-    let origins = edge.settings.cors_origins.iter().filter_map(|origin| origin.parse().ok());
+    // Looked up at each request, because the settings may be read again.
+    let edge = edge.clone();
+    let allowed = move |origin: &HeaderValue, _: &axum::http::request::Parts| {
+        edge.settings().cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    };
     CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
         .expose_headers([header::RETRY_AFTER])
@@ -63,11 +75,15 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
             return Problem::parameter("room", error).into_response();
         }
     };
+    let caller = match Caller::of(request.extensions()) {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
     let outcome = match (events, request.method()) {
-        (true, &Method::POST) => publish::publish(&edge, name, request).await,
-        (true, &Method::GET | &Method::HEAD) => history::read(&edge, &name, request.uri().query()).await,
+        (true, &Method::POST) => publish::publish(&edge, &caller, name, request).await,
+        (true, &Method::GET | &Method::HEAD) => history::read(&edge, &caller, &name, request.uri().query()).await,
         (true, _) => Err(Problem::method("GET, POST")),
-        (false, &Method::GET | &Method::HEAD) => rooms::one(&edge, &name, request.uri().query()),
+        (false, &Method::GET | &Method::HEAD) => rooms::one(&edge, &caller, &name, request.uri().query()),
         (false, _) => Err(Problem::method("GET")),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)

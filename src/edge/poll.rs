@@ -1,10 +1,10 @@
 //! Long-poll: a connection that lives for one answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::response::Response;
 
+use super::caller::Caller;
 use super::dialects::poll::Poll;
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
@@ -15,10 +15,10 @@ use crate::metrics::record;
 pub(super) const WAIT_DEFAULT: Duration = Duration::from_secs(25);
 
 /// Answers as soon as there is anything, or after `wait`.
-pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish, wait: Duration) -> Result<Response, Problem> {
+pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish, wait: Duration) -> Result<Response, Problem> {
     let Started { mut connection, member: _member, gaps } =
-        stream::start(&edge, peer, &wish, Poll::default(), &record::POLL).await?;
-    let cursor_max = edge.settings.limits.cursor_bytes;
+        stream::start(&edge, &caller, &wish, Poll::default(), &record::POLL).await?;
+    let cursor_max = edge.settings().limits.cursor_bytes;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     // Something is missing: that is an answer, and what follows comes with the next one.
     if gaps && let Some(body) = connection.handler().take() {

@@ -1,10 +1,11 @@
 //! `/livez`, `/readyz`, `/api/health`, `/metrics`.
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::caller::Caller;
 use super::problem::Problem;
 use super::{Edge, answer};
 use crate::metrics::{exporter, record};
@@ -54,10 +55,16 @@ pub(super) async fn health(State(edge): State<Edge>) -> Response {
 }
 
 /// Prometheus text.
-pub(super) async fn metrics(State(edge): State<Edge>) -> Result<Response, Problem> {
+pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) -> Result<Response, Problem> {
+    // Without a caller the door was open. The names of namespaces stand in it, so it is for those who may see them all.
+    if caller.is_some_and(|caller| !caller.identity.rights.may_read_all()) {
+        let detail = "the figures of all rooms are for who may read all rooms";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
     // Thousands of series take milliseconds to write.
     let text = tokio::task::spawn_blocking(move || {
         let log = edge.rooms.log().status();
+        let (connections, half) = (edge.connections.list(), edge.settings().limits.mailbox_messages / 2);
         record::snapshot(&record::Snapshot {
             rooms: edge.rooms.count(),
             tails_bytes: edge.rooms.tails_bytes(),
@@ -66,6 +73,12 @@ pub(super) async fn metrics(State(edge): State<Edge>) -> Result<Response, Proble
             actors: edge.census.live(),
             actors_failed: edge.census.failed(),
             actors_restarted: edge.census.restarted(),
+            events_waiting: connections.iter().map(|one| one.depth.messages).sum(),
+            mailboxes_bytes: edge.connections.mailboxes_bytes(),
+            slow_connections: connections
+                .iter()
+                .filter(|one| one.depth.behind > 0 || one.depth.messages > half)
+                .count(),
         });
         exporter::render()
     });

@@ -6,10 +6,17 @@ use serde_json::{Value, json};
 
 use crate::engine::rooms::PublishError;
 use crate::event::incoming::BodyError;
+use crate::limits::TooMuch;
 use crate::log::LogError;
+use crate::metrics::record;
 
 /// When a client that was refused for want of room should come back, in seconds.
 const RETRY_SECONDS: u64 = 1;
+
+/// A time to wait in whole seconds, at least one.
+pub(super) fn whole_seconds(time: std::time::Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
 
 /// An error as a client sees it.
 #[derive(Debug)]
@@ -65,6 +72,54 @@ impl Problem {
         Self { retry_after: Some(RETRY_SECONDS), ..problem }
     }
 
+    /// No credential, or a wrong one: the same words for every one.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        let detail = "a key or token is needed: Authorization: Bearer KEY, or ?access_token=KEY";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// A room that the caller may not read, whether there is one or not.
+    #[must_use]
+    pub fn may_not_read(room: impl std::fmt::Display) -> Self {
+        let detail = format!("the credential does not allow to read {room}");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// A room that the caller may not publish to.
+    #[must_use]
+    pub fn may_not_publish(room: impl std::fmt::Display) -> Self {
+        let detail = format!("the credential does not allow to publish to {room}");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// More than one client may have.
+    #[must_use]
+    pub fn too_much(too_much: TooMuch) -> Self {
+        let kind = match too_much.limit {
+            "limits.per_ip_connections" | "limits.per_ip_connections_per_hour" | "limits.per_user_connections" => {
+                "too-many-connections"
+            }
+            "limits.rooms_per_publisher" => "too-many-rooms",
+            _ => "rate-limited",
+        };
+        record::request_refused(kind);
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, too_much.to_string());
+        Self { retry_after: Some(whole_seconds(too_much.retry)), ..problem }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// When to come back, in seconds.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// The name for programs.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -88,6 +143,9 @@ impl IntoResponse for Problem {
         });
         if !self.errors.is_empty() {
             body["errors"] = Value::Array(self.errors);
+        }
+        if let Some(seconds) = self.retry_after {
+            body["retryAfter"] = seconds.into();
         }
         let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
         let mut response = (self.status, headers, body.to_string()).into_response();

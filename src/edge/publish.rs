@@ -9,7 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::body::{drain_unwanted, read};
+use super::body::{Encoding, declared_length, drain_unwanted, read};
+use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, answer};
@@ -18,10 +19,19 @@ use crate::event::{Ack, RoomName};
 use crate::metrics::record;
 
 /// Publishes a body.
-pub(super) async fn publish(edge: &Edge, room: RoomName, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    edge: &Edge,
+    caller: &Caller,
+    room: RoomName,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
-    match check(edge, &head) {
-        Ok((ack, format)) => take(edge, room, ack, format, body).await,
+    let checked = may(edge, caller, &room).and_then(|()| check(edge, &head));
+    match checked {
+        Ok((ack, format, encoding)) => {
+            let declared = declared_length(&head.headers);
+            take(edge, room, (ack, format, encoding), declared, body).await
+        }
         Err(problem) => {
             drain_unwanted(body).await;
             Err(problem)
@@ -29,11 +39,21 @@ pub(super) async fn publish(edge: &Edge, room: RoomName, request: Request) -> Re
     }
 }
 
+/// Whether the caller may publish to the room, and now.
+pub(super) fn may(edge: &Edge, caller: &Caller, room: &RoomName) -> Result<(), Problem> {
+    caller.may_publish(room)?;
+    let subject = &caller.identity.subject;
+    edge.guards.publish(subject).map_err(Problem::too_much)?;
+    // A room that cannot be looked up is refused where it is to be made.
+    let exists = |room: &RoomName| edge.rooms.find(room).is_ok_and(|room| room.is_some());
+    edge.guards.new_room(subject, room, exists).map_err(Problem::too_much)
+}
+
 /// What a request's head says, before its body is read.
-fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Format), Problem> {
+fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Format, Encoding), Problem> {
     let params = Params::parse(head.uri.query(), &["ack"])?;
     let ack = match params.get("ack") {
-        None => edge.settings.log.ack,
+        None => edge.settings().log.ack,
         Some(text) => Ack::parse(text).ok_or_else(|| Problem::parameter("ack", "expected memory, logged or synced"))?,
     };
     let content_type = head.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
@@ -41,12 +61,19 @@ fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Format), Problem> {
         let detail = "expected application/json, application/x-ndjson, application/cloudevents+json or application/cloudevents-batch+json";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
     })?;
-    Ok((ack, format))
+    Ok((ack, format, Encoding::of(&head.headers)?))
 }
 
-async fn take(edge: &Edge, room: RoomName, ack: Ack, format: Format, body: Body) -> Result<Response, Problem> {
-    let limits = &edge.settings.limits;
-    let read = tokio::time::timeout(limits.body_timeout, read(edge, body));
+async fn take(
+    edge: &Edge,
+    room: RoomName,
+    (ack, format, encoding): (Ack, Format, Encoding),
+    declared: Option<u64>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let settings = edge.settings();
+    let limits = &settings.limits;
+    let read = tokio::time::timeout(limits.body_timeout, read(edge, declared, body));
     let timed_out = || {
         let detail = format!("the body did not come within {:?} (limits.body_timeout)", limits.body_timeout);
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
@@ -54,7 +81,9 @@ async fn take(edge: &Edge, room: RoomName, ack: Ack, format: Format, body: Body)
     // The permits are held until the events are in their room.
     let (body, _permits) = read.await.map_err(|_| timed_out())??;
     let started = Instant::now();
-    let events = parse(format, &body, BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events })?;
+    let body = encoding.unpack(body, limits.body_bytes).await?;
+    let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
+    let events = parse(format, &body, bounds)?;
     drop(body);
     let receipt = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await?;
     record::published(ack, started.elapsed());

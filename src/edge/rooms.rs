@@ -5,6 +5,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tidegate_actors::OnFull;
 
+use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, answer};
@@ -16,15 +17,23 @@ use crate::settings::Namespace;
 const LIMIT_MAX: u64 = 10_000;
 const LIMIT_DEFAULT: u64 = 1000;
 
-/// The rooms there are, by name.
-pub(super) async fn list(State(edge): State<Edge>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+/// The rooms there are and that the caller may read, by name.
+pub(super) async fn list(
+    State(edge): State<Edge>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["pattern", "limit"])?;
     let pattern =
         Pattern::parse(params.get("pattern").unwrap_or("*")).map_err(|error| Problem::parameter("pattern", error))?;
     let limit = params.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     // With many rooms this takes a while, and others should not wait for it.
     let listed = tokio::task::spawn_blocking(move || {
-        let names = edge.rooms.names(&pattern);
+        let mut names = edge.rooms.names(&pattern);
+        let rights = &caller.identity.rights;
+        if !rights.may_read_all() {
+            names.retain(|name| rights.may_read(name));
+        }
         let shown = names.iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).map(|name| describe(&edge, name));
         json!({ "rooms": shown.collect::<Vec<_>>(), "total": names.len() })
     });
@@ -33,7 +42,8 @@ pub(super) async fn list(State(edge): State<Edge>, RawQuery(query): RawQuery) ->
 }
 
 /// One room.
-pub(super) fn one(edge: &Edge, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+    caller.may_read(name)?;
     Params::parse(query, &[])?;
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
     let mut body = of_room(&room);

@@ -1,27 +1,34 @@
-//! Accepts sockets: bounds how many there are, sets what the system may buffer, and gives up on clients that take nothing.
+//! Accepts sockets: bounds how many there are, sets what the system may buffer, speaks TLS where it is asked to, and hands them to HTTP.
 //!
-//! Bound: `limits.connections`, or what the open-file limit leaves. One more is answered 503 and closed. Write deadline: `limits.write_timeout`, here and nowhere else, so that
-//! it holds for every transport.
+//! Bound: `limits.connections`, or what the open-file limit leaves. One more is answered 503 and closed. The write deadline is in [`socket`](super::socket), so that it holds for every transport.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum_server::Handle;
-use axum_server::accept::Accept;
-use futures_util::future::BoxFuture;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
 
+use super::listen::Listener;
+use super::socket::{Socket, Wire};
+use super::tls::Tls;
+use crate::limits::client;
+use crate::limits::places::{Place as IpPlace, Places};
 use crate::metrics::record;
 use crate::settings::Limits;
 
@@ -31,10 +38,21 @@ const FILES_RESERVED: u64 = 256;
 const REFUSALS: usize = 64;
 /// How long a refused client may take to send its request and read the answer.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// hyper's smallest: it is most of what an idle SSE connection costs. A request's head must fit in.
-const HTTP_BUFFER_BYTES: usize = 8192;
+/// How long to wait when the system has no socket to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often an HTTP/2 client that says nothing is asked whether it lives, and how long it may take to say so.
+const HTTP2_PING: Duration = Duration::from_secs(20);
 
-const REFUSAL: &str = "{\"type\":\"urn:tidegate:problem:too-many-connections\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"there are as many connections as there may be; come back in a moment\"}";
+/// All places are taken.
+const FULL: Refusal = (
+    "503 Service Unavailable",
+    "{\"type\":\"urn:tidegate:problem:too-many-connections\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"there are as many connections as there may be; come back in a moment\",\"retryAfter\":5}",
+);
+/// One address has taken all that it may.
+const TOO_MANY_OF_ONE: Refusal = (
+    "429 Too Many Requests",
+    "{\"type\":\"urn:tidegate:problem:too-many-connections\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":\"this address has as many TCP connections as it may (limits.per_ip_sockets)\",\"retryAfter\":5}",
+);
 
 /// Raises the open-file limit as far as it goes; how many connections it leaves room for.
 #[must_use]
@@ -48,40 +66,250 @@ pub fn connections_max(limits: &Limits) -> usize {
     if limits.connections == 0 { room } else { limits.connections.min(room) }
 }
 
-/// Serves until the handle says to stop.
+/// Who a request comes from, by its socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Its address; `None` on a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What every socket is served with.
+struct Serving {
+    gate: Gate,
+    router: Router,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    tls: Option<Tls>,
+    handshake_timeout: Duration,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Starts to accept.
 ///
 /// # Errors
-/// Where the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    handle: Handle<SocketAddr>,
-    limits: &Limits,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let gate = Gate {
-        open: Arc::new(AtomicUsize::new(0)),
-        refusing: Arc::new(AtomicUsize::new(0)),
-        max: connections_max(limits),
-        send_buffer: limits.send_buffer,
-        write_timeout: limits.write_timeout,
-    };
-    let mut server = axum_server::from_tcp(listener)?.acceptor(gate).handle(handle);
-    // HTTP/1 alone: with HTTP/2 many streams would share one counted socket, and a socket that says nothing would be waited for.
-    *server.http_builder() = Builder::new(TokioExecutor::new()).http1_only();
-    let mut http = server.http_builder().http1();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(HTTP_BUFFER_BYTES);
-    server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await
+/// Where a listener cannot be used.
+pub fn start(listeners: Vec<Listener>, router: Router, limits: &Limits, tls: Option<Tls>) -> io::Result<Server> {
+    let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let serving = Arc::new(Serving {
+        gate: Gate::new(limits),
+        router,
+        http1: http1(limits),
+        http2: http2(limits),
+        tls,
+        handshake_timeout: limits.header_timeout,
+        stopping: stopping.clone(),
+        tasks: tasks.clone(),
+    });
+    for listener in listeners {
+        let serving = Arc::clone(&serving);
+        match listener {
+            Listener::Tcp(listener) => tasks.spawn(accept_tcp(TcpListener::from_std(listener)?, serving)),
+            Listener::Unix(listener) => tasks.spawn(accept_unix(UnixListener::from_std(listener)?, serving)),
+        };
+    }
+    Ok(Server { stopping, tasks })
+}
+
+impl Server {
+    /// Accepts nothing more; requests under way go on, and connections without one are closed. Waits for all to end, up to `limit`; `true` if they did.
+    pub async fn stop(self, limit: Duration) -> bool {
+        self.stopping.cancel();
+        self.tasks.close();
+        timeout(limit, self.tasks.wait()).await.is_ok()
+    }
+}
+
+/// Without TLS a client speaks HTTP/1: to find out whether it does, a socket that says nothing would be waited for without a limit.
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.header_bytes);
+    http
+}
+
+/// Over TLS it is agreed on beforehand. Streams on one connection are bounded, because each of them is counted but the socket only once.
+fn http2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let header_bytes = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits.http2_streams)
+        .max_header_list_size(header_bytes)
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING)
+        .max_send_buf_size(limits.send_buffer);
+    http
+}
+
+async fn accept_tcp(listener: TcpListener, serving: Arc<Serving>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = serving.stopping.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => drop(serving.tasks.spawn(Arc::clone(&serving).take_tcp(stream, peer))),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, serving: Arc<Serving>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = serving.stopping.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(serving.tasks.spawn(Arc::clone(&serving).take_unix(stream))),
+            Err(error) => accept_failed(&error).await,
+        }
+    }
+}
+
+/// A client that has gone again is nothing; a system that has no more files is told and waited for.
+async fn accept_failed(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if ![ConnectionAborted, ConnectionReset, Interrupted].contains(&error.kind()) {
+        record::connection_refused("system");
+        tracing::warn!(%error, "no connection can be accepted");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+impl Serving {
+    async fn take_tcp(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+        let places = match self.gate.enter(Some(peer.ip())) {
+            Ok(places) => places,
+            Err(refusal) => return self.gate.refuse(stream, refusal).await,
+        };
+        // Without the second the system takes megabytes for a client that does not read before anybody notices.
+        let ready =
+            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_send_buffer_size(self.gate.send_buffer));
+        if ready.is_err() {
+            // It has gone already.
+            return;
+        }
+        let Some(tls) = &self.tls else {
+            let peer = Peer { address: Some(peer), tls: false };
+            return self.serve_http1(Wire::Tcp(stream), peer, places).await;
+        };
+        if said_plain_http(&stream).await {
+            let _ = timeout(REFUSAL_TIME, answer_plain(&mut stream)).await;
+            return;
+        }
+        match timeout(self.handshake_timeout, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let (wire, peer) = (Wire::Tls(Box::new(stream)), Peer { address: Some(peer), tls: true });
+                if http2 {
+                    self.serve_http2(wire, peer, places).await;
+                } else {
+                    self.serve_http1(wire, peer, places).await;
+                }
+            }
+            Ok(Err(_)) | Err(_) => record::connection_refused("tls"),
+        }
+    }
+
+    async fn take_unix(self: Arc<Self>, stream: UnixStream) {
+        let places = match self.gate.enter(None) {
+            Ok(places) => places,
+            Err(refusal) => return self.gate.refuse(stream, refusal).await,
+        };
+        self.serve_http1(Wire::Unix(stream), Peer { address: None, tls: false }, places).await;
+    }
+
+    async fn serve_http1(&self, wire: Wire, peer: Peer, places: Held) {
+        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, places));
+        let connection = self.http1.serve_connection(socket, service(&self.router, peer)).with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            // A connection that breaks off is no fault of ours, and its streams notice by themselves.
+            _ = connection.as_mut() => return,
+            () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn serve_http2(&self, wire: Wire, peer: Peer, places: Held) {
+        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, places));
+        let mut connection = std::pin::pin!(self.http2.serve_connection(socket, service(&self.router, peer)));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+}
+
+/// The router as hyper calls it; each request is told who it comes from.
+fn service(
+    router: &Router,
+    peer: Peer,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future = RouteFuture> + use<>
+{
+    let router = router.clone();
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        // The router is always ready.
+        Service::call(&mut router.clone(), request)
+    })
+}
+
+type RouteFuture = axum::routing::future::RouteFuture<Infallible>;
+
+/// Whether a client speaks HTTP where TLS is due. Looks at what has come without waiting long: a TLS client speaks first.
+async fn said_plain_http(stream: &TcpStream) -> bool {
+    let mut first = [0_u8; 1];
+    match timeout(REFUSAL_TIME, stream.peek(&mut first)).await {
+        // A TLS record of a handshake begins with 22; a method with a letter.
+        Ok(Ok(1)) => first[0].is_ascii_uppercase(),
+        _ => false,
+    }
+}
+
+async fn answer_plain(stream: &mut TcpStream) -> io::Result<()> {
+    let mut request = [0; 4096];
+    let _ = stream.read(&mut request).await?;
+    stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 36\r\nConnection: close\r\n\r\nthis address speaks TLS: use https:\n").await?;
+    stream.shutdown().await
 }
 
 /// Counts sockets and lets no more in than there may be.
-#[derive(Clone)]
 struct Gate {
     open: Arc<AtomicUsize>,
     refusing: Arc<AtomicUsize>,
+    by_ip: Places<IpAddr>,
     max: usize,
+    per_ip: usize,
+    proxies: Vec<ipnet::IpNet>,
     send_buffer: usize,
     write_timeout: Duration,
+}
+
+/// What one socket takes while it is open.
+struct Held {
+    _place: Place,
+    _ip: Option<IpPlace<IpAddr>>,
 }
 
 /// One place among so many, given back when it is dropped.
@@ -100,103 +328,56 @@ impl Drop for Place {
     }
 }
 
-impl<S: Send + 'static> Accept<TcpStream, S> for Gate {
-    type Stream = Socket;
-    type Service = S;
-    type Future = BoxFuture<'static, io::Result<(Socket, S)>>;
+/// Why a socket is not let in, as its answer says.
+type Refusal = (&'static str, &'static str);
 
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let gate = self.clone();
-        Box::pin(async move {
-            let Some(place) = Place::take(&gate.open, gate.max) else {
-                record::connection_refused("full");
-                if let Some(_place) = Place::take(&gate.refusing, REFUSALS) {
-                    // A client that does not listen is not waited for.
-                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-                }
-                return Err(io::Error::other("as many connections as there may be"));
-            };
-            stream.set_nodelay(true)?;
-            // Without this the system takes megabytes for a client that does not read before anybody notices.
-            SockRef::from(&stream).set_send_buffer_size(gate.send_buffer)?;
-            record::socket_opened();
-            Ok((Socket { stream, write_timeout: gate.write_timeout, stalled: None, _place: place }, service))
-        })
+impl Gate {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            open: Arc::new(AtomicUsize::new(0)),
+            refusing: Arc::new(AtomicUsize::new(0)),
+            by_ip: Places::default(),
+            max: connections_max(limits),
+            per_ip: limits.per_ip_sockets,
+            proxies: limits.trusted_proxies.clone(),
+            send_buffer: limits.send_buffer,
+            write_timeout: limits.write_timeout,
+        }
+    }
+
+    fn enter(&self, ip: Option<IpAddr>) -> Result<Held, Refusal> {
+        let Some(place) = Place::take(&self.open, self.max) else {
+            record::connection_refused("full");
+            return Err(FULL);
+        };
+        // A proxy brings many clients.
+        let ip = ip.map(|ip| ip.to_canonical()).filter(|ip| !self.proxies.iter().any(|network| network.contains(ip)));
+        let own = ip.map(|ip| self.by_ip.take(client::counted(ip), self.per_ip)).transpose();
+        match own {
+            Ok(own) => Ok(Held { _place: place, _ip: own.flatten() }),
+            Err(_) => {
+                record::connection_refused("per_ip_sockets");
+                Err(TOO_MANY_OF_ONE)
+            }
+        }
+    }
+
+    /// Reads the request's beginning, so that the answer is not lost in a reset, and answers.
+    async fn refuse(&self, stream: impl AsyncRead + AsyncWrite + Unpin, refusal: Refusal) {
+        if let Some(_place) = Place::take(&self.refusing, REFUSALS) {
+            // A client that does not listen is not waited for.
+            let _ = timeout(REFUSAL_TIME, refuse(stream, refusal)).await;
+        }
     }
 }
 
-/// Reads the request's beginning, so that the answer is not lost in a reset, and answers.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, (status, body): Refusal) -> io::Result<()> {
     let mut request = [0; 4096];
     let _ = stream.read(&mut request).await?;
-    let length = REFUSAL.len();
+    let length = body.len();
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n{REFUSAL}"
+        "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n{body}"
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
-}
-
-/// A client's socket. A write that makes no progress for `limits.write_timeout` fails, and with it whatever stream it belongs to.
-struct Socket {
-    stream: TcpStream,
-    write_timeout: Duration,
-    /// Set while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
-    _place: Place,
-}
-
-impl Socket {
-    fn judge<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
-        }
-        let limit = self.write_timeout;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(timer.as_mut().poll(cx));
-        timer.as_mut().reset(Instant::now() + limit);
-        record::connection_cut("stalled");
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.judge(cx, outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.judge(cx, outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        record::socket_closed();
-    }
 }

@@ -1,8 +1,8 @@
 //! Server-Sent Events: a connection whose actor is run by the task that writes the response.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header;
@@ -12,11 +12,12 @@ use futures_util::stream::unfold;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Edge;
+use super::caller::Caller;
 use super::dialects::sse::Sse;
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
-use crate::engine::connections::Notice;
 use crate::engine::connections::supervisor::{Connection, Member};
+use crate::engine::connections::{Closing, Notice};
 use crate::metrics::record;
 use crate::settings::Heartbeat;
 
@@ -24,10 +25,11 @@ use crate::settings::Heartbeat;
 const COMMENT: &[u8] = b":\n\n";
 
 /// Opens a stream.
-pub(super) async fn open(edge: Edge, peer: SocketAddr, wish: Wish) -> Result<Response, Problem> {
-    let (heartbeat, cursor_max) = (&edge.settings.heartbeat, edge.settings.limits.cursor_bytes);
+pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish) -> Result<Response, Problem> {
+    let settings = edge.settings();
+    let (heartbeat, cursor_max) = (&settings.heartbeat, settings.limits.cursor_bytes);
     let dialect = Sse::new(heartbeat.interval, cursor_max);
-    let Started { mut connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::SSE).await?;
+    let Started { mut connection, member, .. } = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     // In a box: between two writes it is held twice, as state and in the future, and only a pointer of it should be.
     let stream = Box::new(Stream::new(&edge, connection, member));
@@ -54,15 +56,18 @@ struct Stream {
     written: bool,
     first: bool,
     ended: bool,
+    reconnect_spread: Duration,
 }
 
 impl Stream {
     fn new(edge: &Edge, connection: Connection<Sse>, member: Member) -> Self {
         let now = Instant::now();
-        let heartbeat = &edge.settings.heartbeat;
+        let heartbeat = &edge.rooms.heartbeat();
         let timer = Box::pin(sleep_until(now + heartbeat.interval.min(heartbeat.comment)));
         let next_heartbeat = now + heartbeat.interval;
-        Self { connection, _member: member, timer, next_heartbeat, written: false, first: true, ended: false }
+        let reconnect_spread = edge.settings().server.reconnect_spread;
+        let (written, first, ended) = (false, true, false);
+        Self { connection, _member: member, timer, next_heartbeat, written, first, ended, reconnect_spread }
     }
 
     fn heartbeat(&mut self) -> &Heartbeat {
@@ -116,9 +121,14 @@ impl Stream {
     fn end(&mut self) -> Option<Bytes> {
         self.ended = true;
         let session = self.connection.handler();
-        let (code, message) = session.closing()?.text();
+        let closing = session.closing()?;
+        let (code, message) = closing.text();
         record::connection_cut(code);
-        session.tell(&Notice::Error { code, message });
+        let retry = (closing == Closing::Stopping).then(|| stream::spread(self.reconnect_spread));
+        if let Some(retry) = retry {
+            session.dialect().raw(format!("retry: {}\n", retry.as_millis()).as_bytes());
+        }
+        session.tell(&Notice::Error { code, message, retry });
         session.take()
     }
 }

@@ -1,15 +1,19 @@
 //! `GET /v1/stream`: one URL, three transports. Reads what the client wants, starts its connection's actor, and hands it to the transport.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 
+use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, poll, sse, ws};
+use crate::auth::Rights;
+use crate::engine::connections::profile::Who;
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Dialect, Notice};
 use crate::engine::rooms::StartAt;
@@ -24,11 +28,7 @@ pub(super) struct Wish {
 }
 
 /// Opens a stream.
-pub(super) async fn open(
-    State(edge): State<Edge>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Result<Response, Problem> {
+pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let upgrade = names(request.headers(), header::UPGRADE, "websocket");
     let events = names(request.headers(), header::ACCEPT, "text/event-stream");
     let allowed: &[&str] = if upgrade || events {
@@ -39,23 +39,24 @@ pub(super) async fn open(
     let query = request.uri().query().map(str::to_owned);
     let params = Params::parse(query.as_deref(), allowed)?;
     let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-    let wish = wish(&params, header, edge.settings.limits.rooms_per_connection)?;
+    let wish = wish(&params, header, edge.settings().limits.rooms_per_connection)?;
+    check_rights(&caller.identity.rights, &wish.patterns)?;
     if upgrade {
         let (mut parts, _) = request.into_parts();
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
         let upgrade = upgrade
             .map_err(|error| Problem::new(axum::http::StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
-        return ws::open(edge, peer, wish, upgrade).await;
+        return ws::open(edge, caller, wish, upgrade).await;
     }
     if wish.patterns.is_empty() {
         return Err(Problem::parameter("rooms", "expected rooms or patterns, separated by commas"));
     }
     if events {
-        return sse::open(edge, peer, wish).await;
+        return sse::open(edge, caller, wish).await;
     }
-    let max = edge.settings.limits.poll_wait_max;
+    let max = edge.settings().limits.poll_wait_max;
     let wait = params.duration("wait", max)?.unwrap_or(poll::WAIT_DEFAULT.min(max));
-    poll::open(edge, peer, wish, wait).await
+    poll::open(edge, caller, wish, wait).await
 }
 
 fn names(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
@@ -88,6 +89,14 @@ pub(super) fn parse_patterns<'a>(names: impl Iterator<Item = &'a str>, max: usiz
     Ok(patterns)
 }
 
+/// Whether something of each that is wished may be read; what a pattern matches beside that is passed over later.
+pub(super) fn check_rights(rights: &Rights, patterns: &[Pattern]) -> Result<(), Problem> {
+    match patterns.iter().find(|pattern| !rights.may_read_some(pattern)) {
+        None => Ok(()),
+        Some(pattern) => Err(Problem::may_not_read(pattern)),
+    }
+}
+
 /// A bare seq is a cursor of one named room; of several, only 0, the beginning of all.
 pub(super) fn check_cursor(patterns: &[Pattern], start: &StartAt) -> Result<(), Problem> {
     match start {
@@ -101,12 +110,24 @@ pub(super) fn check_cursor(patterns: &[Pattern], start: &StartAt) -> Result<(), 
 /// Starts a connection's actor and has it follow what is wished. The welcome comes first, then gaps.
 pub(super) async fn start<D: Dialect>(
     edge: &Edge,
-    peer: SocketAddr,
+    caller: &Caller,
     wish: &Wish,
     dialect: D,
     meter: &'static TransportMeter,
 ) -> Result<Started<D>, Problem> {
-    let started = edge.connections.start(&edge.rooms, dialect, meter, Some(peer)).await;
+    let max = edge.settings().limits.connections;
+    if max > 0 && edge.connections.count() >= max {
+        record::connection_refused("full");
+        return Err(Problem::unavailable("too-many-connections", "there are as many connections as there may be"));
+    }
+    let brief = meter.name == record::POLL.name;
+    let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief);
+    let places = places.map_err(|too_much| {
+        record::connection_refused("per_client");
+        Problem::too_much(too_much)
+    })?;
+    let who = Who { identity: Arc::clone(&caller.identity), peer: caller.peer.to_string(), ip: caller.ip, places };
+    let started = edge.connections.start(&edge.rooms, dialect, meter, who).await;
     let Some((mut connection, member)) = started else {
         record::connection_refused("stopping");
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
@@ -114,9 +135,9 @@ pub(super) async fn start<D: Dialect>(
     let session = connection.handler();
     let begun = session.begin(&wish.patterns, &wish.start).await?;
     if begun.too_many {
-        let max = edge.settings.limits.rooms_per_connection;
+        let max = edge.settings().limits.rooms_per_connection;
         let message = format!("more than {max} rooms match; the others are not followed (limits.rooms_per_connection)");
-        session.tell(&Notice::Error { code: "too_many_rooms", message: &message });
+        session.tell(&Notice::error("too_many_rooms", &message));
     }
     Ok(Started { connection, member, gaps: begun.gaps })
 }
@@ -143,4 +164,10 @@ pub(super) fn check_cursor_length(cursor: &str, max: usize) -> Result<(), Proble
          use several streams, or WebSocket with a cursor for each subscribe"
     );
     Err(Problem::parameter("rooms", detail))
+}
+
+/// A time of its own for each client that is sent away, so that they do not all come back at once.
+pub(super) fn spread(over: Duration) -> Duration {
+    let most = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(rand::random_range(0..=most))
 }

@@ -6,7 +6,6 @@ mod commands;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -21,11 +20,13 @@ use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use self::commands::Reply;
 use super::Edge;
+use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Notice};
+use crate::limits::{MessageRate, Verdict};
 use crate::metrics::record;
 
 /// The subprotocol spoken where the client names one.
@@ -47,28 +48,31 @@ const NOT_TEXT: u16 = 1007;
 const TOO_BIG: u16 = 1009;
 const RESTART: u16 = 1012;
 const POLICY: u16 = 1008;
+/// In the range that is free for applications (RFC 6455, section 7.4.2): what was shown does not hold any more.
+const UNAUTHORIZED: u16 = 4401;
 
 /// Answers the upgrade; the connection starts before it, so that a refusal is an HTTP answer.
 pub(super) async fn open(
     edge: Edge,
-    peer: SocketAddr,
+    caller: Caller,
     wish: Wish,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    let dialect = Ws::new(edge.settings.heartbeat.interval);
-    let Started { connection, member, .. } = stream::start(&edge, peer, &wish, dialect, &record::WEBSOCKET).await?;
-    let max = edge.settings.limits.message_bytes;
+    let dialect = Ws::new(edge.settings().heartbeat.interval);
+    let Started { connection, member, .. } = stream::start(&edge, &caller, &wish, dialect, &record::WEBSOCKET).await?;
+    let settings = edge.settings();
+    let max = settings.limits.message_bytes;
     // A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
     let cut = max.saturating_mul(4).saturating_add(64 << 10);
     let upgrade = upgrade
         .protocols([PROTOCOL])
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings.limits.event_bytes * 2 + (1 << 20))
+        .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings().limits.event_bytes * 2 + (1 << 20))
         .max_message_size(cut)
         .max_frame_size(cut);
     // In a box from the start: what is held across awaits by value counts twice in the task's memory.
-    let mut serving = Box::new(Serving::new(edge, connection, member));
+    let mut serving = Box::new(Serving::new(edge, caller, connection, member));
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         let end = serving.run(&mut socket).await;
         Box::pin(goodbye(socket, end)).await;
@@ -110,17 +114,21 @@ struct Serving {
     /// When it was last asked whether it lives, if it has not answered since.
     asked: Option<Instant>,
     opened: Instant,
+    /// Whoever sends its commands.
+    caller: Caller,
+    messages: MessageRate,
 }
 
 impl Serving {
-    fn new(edge: Edge, connection: Connection<Ws>, member: Member) -> Self {
-        let now = Instant::now();
-        Self { edge, connection, _member: member, publishes: VecDeque::new(), heard: now, asked: None, opened: now }
+    fn new(edge: Edge, caller: Caller, connection: Connection<Ws>, member: Member) -> Self {
+        let (now, messages) = (Instant::now(), MessageRate::default());
+        let publishes = VecDeque::new();
+        Self { edge, connection, _member: member, publishes, heard: now, asked: None, opened: now, caller, messages }
     }
 
     /// Serves until the end, and says how it ends.
     async fn run(&mut self, socket: &mut WebSocket) -> Next {
-        let interval = self.edge.settings.heartbeat.interval;
+        let interval = self.edge.settings().heartbeat.interval;
         let beat = sleep_until(Instant::now() + interval);
         tokio::pin!(beat);
         // Writes since the client was last looked at.
@@ -195,7 +203,7 @@ impl Serving {
     async fn beat(&mut self, socket: &mut WebSocket) -> Next {
         let now = Instant::now();
         match self.asked.filter(|asked| self.heard < *asked) {
-            Some(asked) if now - asked >= self.edge.settings.heartbeat.timeout => {
+            Some(asked) if now - asked >= self.edge.settings().heartbeat.timeout => {
                 record::connection_cut("silent");
                 return Next::Close(POLICY, "nothing was heard for heartbeat.timeout");
             }
@@ -215,19 +223,23 @@ impl Serving {
         let Some(closing) = session.closing() else { return Next::Close(NORMAL, "") };
         let (code, message) = closing.text();
         record::connection_cut(code);
-        session.tell(&Notice::Error { code, message });
-        Next::Close(if closing == Closing::Stopping { RESTART } else { POLICY }, code)
+        let spread = self.edge.settings().server.reconnect_spread;
+        let retry = (closing == Closing::Stopping).then(|| stream::spread(spread));
+        session.tell(&Notice::Error { code, message, retry });
+        let close = match closing {
+            Closing::Stopping => RESTART,
+            Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
+            Closing::Kicked | Closing::RoomFailed => POLICY,
+        };
+        Next::Close(close, code)
     }
 
     async fn heard(&mut self, message: Option<Result<Message, axum::Error>>) -> Next {
-        let max = self.edge.settings.limits.message_bytes;
+        let max = self.edge.settings().limits.message_bytes;
         match message {
             Some(Ok(Message::Text(text))) if text.len() > max => self.too_big(max),
             Some(Ok(Message::Binary(bytes))) if bytes.len() > max => self.too_big(max),
-            Some(Ok(Message::Text(text))) => {
-                self.command(&text).await;
-                Next::On
-            }
+            Some(Ok(Message::Text(text))) => self.take_message(&text).await,
             Some(Ok(Message::Binary(_))) => {
                 let reply = Reply::error(None, "binary_unsupported", "commands are JSON in text frames");
                 self.connection.handler().dialect().say(reply.into_text());
@@ -237,6 +249,30 @@ impl Serving {
             Some(Ok(Message::Close(_))) => Next::Bye,
             Some(Err(error)) => self.unreadable(error, max),
             None => Next::Gone,
+        }
+    }
+
+    /// Does what a message says, unless there were too many.
+    async fn take_message(&mut self, text: &str) -> Next {
+        let settings = self.edge.settings();
+        let limits = &settings.limits;
+        let (second, minute) = (limits.per_connection_messages_per_second, limits.per_connection_messages_per_minute);
+        let (code, message) = ("rate_limited", "more messages than limits.per_connection_messages_… allow");
+        match self.messages.check(second, minute) {
+            Verdict::Take => {
+                self.command(text).await;
+                Next::On
+            }
+            Verdict::Refuse(wait) => {
+                record::request_refused("rate-limited");
+                self.connection.handler().tell(&Notice::Error { code, message, retry: Some(wait) });
+                Next::On
+            }
+            Verdict::End => {
+                record::connection_cut("rate_limited");
+                self.connection.handler().tell(&Notice::error(code, message));
+                Next::Close(POLICY, code)
+            }
         }
     }
 
@@ -254,13 +290,14 @@ impl Serving {
     fn too_big(&mut self, max: usize) -> Next {
         record::connection_cut("message_too_big");
         let message = format!("a message may have {max} bytes (limits.max_message_bytes)");
-        self.connection.handler().tell(&Notice::Error { code: "message_too_big", message: &message });
+        self.connection.handler().tell(&Notice::error("message_too_big", &message));
         Next::Close(TOO_BIG, "message too big")
     }
 }
 
 /// Writes messages in one go. How long it may take is for the socket to say (`limits.write_timeout`).
 async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::Error> {
+    record::websocket_messages(messages.len());
     for message in messages {
         socket.feed(Message::Text(message)).await?;
     }

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use smol_str::SmolStr;
 use std::borrow::Cow;
 
+use super::depth::is_deeper_than;
 use super::{Lane, NewEvent, parse_priority};
 use crate::clock;
 
@@ -16,6 +17,8 @@ pub struct BodyLimits {
     pub event_bytes: usize,
     /// Events in one body.
     pub events: usize,
+    /// How deep an event's data may be nested.
+    pub depth: usize,
 }
 
 /// How a body is written.
@@ -173,7 +176,7 @@ fn many<'a, T: Incoming<'a>>(body: &'a [u8], limits: BodyLimits) -> Result<Vec<N
         let mut events = Vec::with_capacity(items.len());
         let mut faults = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
-            let mut own = Faults { item: Some(index), list: &mut faults };
+            let mut own = Faults { item: Some(index), depth: limits.depth, list: &mut faults };
             let event = item.check(&mut own);
             too_large(index, event.content_bytes(), limits)?;
             events.push(event);
@@ -232,7 +235,7 @@ fn item<'a, T: Incoming<'a>>(
     faults: &mut Vec<ItemFault>,
 ) -> Result<Option<NewEvent>, BodyError> {
     too_large(index.unwrap_or(0), text.len(), limits)?;
-    let mut own = Faults { item: index, list: faults };
+    let mut own = Faults { item: index, depth: limits.depth, list: faults };
     match serde_json::from_slice::<T>(text) {
         Ok(item) => {
             let event = item.check(&mut own);
@@ -272,6 +275,7 @@ fn shown(text: &str) -> &str {
 /// Collects the faults of one item.
 struct Faults<'l> {
     item: Option<usize>,
+    depth: usize,
     list: &'l mut Vec<ItemFault>,
 }
 
@@ -288,6 +292,14 @@ impl Faults<'_> {
             self.add(field, "expected text without control characters");
         }
         SmolStr::from(text)
+    }
+
+    fn data(&mut self, json: &str) -> Bytes {
+        if is_deeper_than(json.as_bytes(), self.depth) {
+            self.add("data", format!("nested deeper than {} (limits.json_depth)", self.depth));
+            return Bytes::new();
+        }
+        Bytes::copy_from_slice(json.as_bytes())
     }
 
     fn priority(&mut self, text: Option<&str>) -> Lane {
@@ -327,7 +339,7 @@ impl<'a> Incoming<'a> for Native<'a> {
                 Time::Ms(ms) => Some(ms),
                 Time::Text(text) => faults.time("timestamp", &text),
             }),
-            data: Bytes::copy_from_slice(self.data.get().as_bytes()),
+            data: faults.data(self.data.get()),
         }
     }
 }
@@ -344,7 +356,7 @@ impl<'a> Incoming<'a> for Cloud<'a> {
                 faults.add("data_base64", "expected either data or data_base64");
                 Bytes::from_static(b"null")
             }
-            (Some(data), None) => Bytes::copy_from_slice(data.get().as_bytes()),
+            (Some(data), None) => faults.data(data.get()),
             (None, Some(binary)) => Bytes::from(serde_json::json!({ "data_base64": binary }).to_string()),
             (None, None) => Bytes::from_static(b"null"),
         };
@@ -366,7 +378,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: BodyLimits = BodyLimits { event_bytes: 1000, events: 5 };
+    const LIMITS: BodyLimits = BodyLimits { event_bytes: 1000, events: 5, depth: 64 };
 
     fn json(body: &str) -> Result<Vec<NewEvent>, BodyError> {
         parse(Format::Json, body.as_bytes(), LIMITS)

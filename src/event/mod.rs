@@ -3,6 +3,7 @@
 //! [`name`]: rooms' names and patterns. [`cursor`]: where a reader stands. [`incoming`]: publish bodies. [`encode`]: the bytes that all readers of an event share.
 
 pub mod cursor;
+pub mod depth;
 pub mod encode;
 pub mod incoming;
 pub mod name;
@@ -158,6 +159,8 @@ pub struct Event {
     pub seq: u64,
     /// When it arrived, in milliseconds since 1970; never before the room's previous one.
     pub arrived_ms: u64,
+    /// When it was numbered, in microseconds since 1970; 0 if that was before it came from the log.
+    pub numbered_us: u64,
     /// When it happened, in milliseconds since 1970.
     pub timestamp_ms: u64,
     /// How urgent it is.
@@ -193,6 +196,7 @@ impl Event {
             room: room.clone(),
             seq: parts.seq,
             arrived_ms: parts.arrived_ms,
+            numbered_us: 0,
             timestamp_ms: parts.timestamp_ms,
             priority: parts.priority,
             kind: parts.kind.into(),
@@ -204,7 +208,7 @@ impl Event {
 
     /// Numbers and encodes a new event.
     #[must_use]
-    pub fn number(room: &RoomKey, seq: u64, arrived_ms: u64, new: NewEvent) -> Self {
+    pub fn number(room: &RoomKey, seq: u64, arrived_ms: u64, numbered_us: u64, new: NewEvent) -> Self {
         let parts = Parts {
             seq,
             arrived_ms,
@@ -218,7 +222,7 @@ impl Event {
         let frame = encode::Frame::encode(room.prefix(), &parts);
         let (room, timestamp_ms) = (room.clone(), parts.timestamp_ms);
         let NewEvent { kind, key, id, priority, .. } = new;
-        Self { room, seq, arrived_ms, timestamp_ms, priority, kind, key, id, frame }
+        Self { room, seq, arrived_ms, numbered_us, timestamp_ms, priority, kind, key, id, frame }
     }
 
     /// The event as JSON, as it goes over WebSocket and into answers.

@@ -3,6 +3,7 @@
 //! Bound: [`QUEUE`] requests wait; who asks beyond that is refused and asks again. Each request is answered by a callback, which for a connection puts the answer into its mailbox.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -10,6 +11,7 @@ use super::chunk::Section;
 use super::index::RoomIndex;
 use super::{LogError, Shared};
 use crate::event::{Event, RoomKey};
+use crate::metrics::record;
 
 /// Requests that may wait. One connection has at most one out.
 const QUEUE: usize = 8192;
@@ -73,9 +75,11 @@ fn shared_path(_: &Sender<Read>) -> &'static std::path::Path {
 fn work(shared: &Shared, waiting: &Receiver<Read>) {
     while let Ok(request) = waiting.recv() {
         let Read { key, index, after, events_max, bytes_max, answer } = request;
+        let begun = Instant::now();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             read(shared, &key, &index, after, events_max, bytes_max)
         }));
+        record::replay(begun.elapsed());
         answer(outcome.unwrap_or_else(|_| {
             Err(LogError::Damaged { path: shared.directory.path().to_owned(), reason: "reading panicked".to_owned() })
         }));

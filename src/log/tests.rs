@@ -31,8 +31,9 @@ fn key(name: &str) -> RoomKey {
 async fn append(log: &Log, key: &RoomKey, seqs: std::ops::RangeInclusive<u64>, bytes: usize) -> Arc<RoomIndex> {
     let room = log.room_or_create(key.name(), *seqs.start());
     let data = format!("\"{}\"", "x".repeat(bytes));
-    let events =
-        seqs.map(|seq| Arc::new(Event::number(key, seq, clock::now_ms(), NewEvent::new("k", data.clone().into()))));
+    let events = seqs.map(|seq| {
+        Arc::new(Event::number(key, seq, clock::now_ms(), clock::now_us(), NewEvent::new("k", data.clone().into())))
+    });
     let done = log.append(&room, events.collect(), Ack::Logged).await.unwrap();
     done.unwrap().await.unwrap();
     room

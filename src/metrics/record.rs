@@ -25,6 +25,13 @@ kept! {
     LOG_FAULTS: Counter = counter!(names::LOG_FAULTS);
     LOG_EXPELLED: Counter = counter!(names::LOG_EXPELLED);
     SOCKETS: Gauge = gauge!(names::SOCKETS);
+    ABANDONED: Counter = counter!(names::ABANDONED);
+    REPLAY: Histogram = histogram!(names::REPLAY_SECONDS);
+    AUDIT_DROPPED: Counter = counter!(names::AUDIT_DROPPED);
+    WEBSOCKET_MESSAGES: Counter = counter!(names::WEBSOCKET_MESSAGES);
+    WEBSOCKET_ERRORS: Counter = counter!(names::WEBSOCKET_ERRORS);
+    PUBLISHES: Counter = counter!(names::PUBLISHES);
+    PUBLISHES_SECONDS: Histogram = histogram!(names::PUBLISHES_SECONDS);
     PUBLISH_MEMORY: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "memory");
     PUBLISH_LOGGED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "logged");
     PUBLISH_SYNCED: Histogram = histogram!(names::PUBLISH_SECONDS, "ack" => "synced");
@@ -92,6 +99,48 @@ pub fn published(ack: Ack, took: Duration) {
         Ack::Synced => &PUBLISH_SYNCED,
     }
     .record(took);
+    PUBLISHES.increment(1);
+    PUBLISHES_SECONDS.record(took);
+}
+
+/// A read of the history from the disk.
+pub fn replay(took: Duration) {
+    REPLAY.record(took);
+}
+
+/// A request that was refused.
+pub fn request_refused(reason: &'static str) {
+    counter!(names::REQUESTS_REFUSED, "reason" => reason).increment(1);
+}
+
+/// A login, and what came of it.
+pub fn login(outcome: &'static str) {
+    counter!(names::LOGINS, "outcome" => outcome).increment(1);
+}
+
+/// A line of the audit log that is lost.
+pub fn audit_dropped() {
+    AUDIT_DROPPED.increment(1);
+}
+
+/// The settings were read again.
+pub fn reloaded(outcome: &'static str) {
+    counter!(names::RELOADS, "outcome" => outcome).increment(1);
+}
+
+/// Due events whose reader has left.
+pub fn abandoned(events: u64) {
+    ABANDONED.increment(events);
+}
+
+/// Messages sent to a WebSocket client.
+pub fn websocket_messages(messages: usize) {
+    WEBSOCKET_MESSAGES.increment(wide(messages));
+}
+
+/// An error message for a WebSocket client.
+pub fn websocket_error() {
+    WEBSOCKET_ERRORS.increment(1);
 }
 
 /// Events given up for one reader.
@@ -123,6 +172,7 @@ pub fn socket_closed() {
 #[derive(Clone)]
 pub struct RoomMeter {
     published: Counter,
+    due: Counter,
     duplicates: Counter,
 }
 
@@ -139,8 +189,14 @@ impl RoomMeter {
         let namespace = label(namespace);
         Self {
             published: counter!(names::PUBLISHED, "namespace" => namespace.clone()),
+            due: counter!(names::DUE, "namespace" => namespace.clone()),
             duplicates: counter!(names::DUPLICATES, "namespace" => namespace),
         }
+    }
+
+    /// What readers have a right to: events, times readers.
+    pub fn due(&self, deliveries: usize) {
+        self.due.increment(wide(deliveries));
     }
 
     /// Events numbered, and repetitions among what came in.
@@ -157,10 +213,16 @@ pub struct TransportMeter {
     /// The transport's name.
     pub name: &'static str,
     delivered: Counter,
+    replayed: Counter,
+    filtered: Counter,
+    missed: Counter,
     conflated: Counter,
+    latency: Histogram,
     caught_up: Counter,
     gaps: Counter,
     connections: Gauge,
+    /// The same under the name that a contract gives it.
+    contract: Option<Gauge>,
 }
 
 impl std::fmt::Debug for TransportMeter {
@@ -174,16 +236,50 @@ impl TransportMeter {
         Self {
             name,
             delivered: counter!(names::DELIVERED, "transport" => name),
+            replayed: counter!(names::REPLAYED, "transport" => name),
+            filtered: counter!(names::FILTERED, "transport" => name),
+            missed: counter!(names::MISSED, "transport" => name),
+            latency: histogram!(names::DELIVERY_SECONDS, "transport" => name),
             conflated: counter!(names::CONFLATED, "transport" => name),
             caught_up: counter!(names::CAUGHT_UP, "transport" => name),
             gaps: counter!(names::GAPS, "transport" => name),
             connections: gauge!(names::CONNECTIONS, "transport" => name),
+            contract: match name {
+                "websocket" => Some(gauge!(names::WEBSOCKETS)),
+                "sse" => Some(gauge!(names::SSES)),
+                _ => None,
+            },
         }
     }
 
     /// Events handed to a socket.
-    pub fn delivered(&self, events: usize) {
-        self.delivered.increment(wide(events));
+    pub fn delivered(&self, events: u64) {
+        self.delivered.increment(events);
+    }
+
+    /// Events from before a reader joined.
+    pub fn replayed(&self, events: u64) {
+        self.replayed.increment(events);
+    }
+
+    /// Events that their reader did not want.
+    pub fn filtered(&self, events: u64) {
+        self.filtered.increment(events);
+    }
+
+    /// Events that were not held any more.
+    pub fn missed(&self, events: u64) {
+        self.missed.increment(events);
+    }
+
+    /// Due events whose reader has left.
+    pub fn abandoned(&self, events: u64) {
+        abandoned(events);
+    }
+
+    /// The time of one delivery, in microseconds.
+    pub fn latency(&self, took_us: u64) {
+        self.latency.record(Duration::from_micros(took_us));
     }
 
     /// Events that gave way to newer ones.
@@ -204,11 +300,17 @@ impl TransportMeter {
     /// A stream opened.
     pub fn opened(&self) {
         self.connections.increment(1.0);
+        if let Some(contract) = &self.contract {
+            contract.increment(1.0);
+        }
     }
 
     /// A stream closed.
     pub fn closed(&self) {
         self.connections.decrement(1.0);
+        if let Some(contract) = &self.contract {
+            contract.decrement(1.0);
+        }
     }
 }
 
@@ -230,6 +332,9 @@ pub struct Snapshot {
     pub actors: u64,
     pub actors_failed: u64,
     pub actors_restarted: u64,
+    pub events_waiting: usize,
+    pub mailboxes_bytes: usize,
+    pub slow_connections: usize,
 }
 
 /// Takes in the figures of the moment.
@@ -241,4 +346,7 @@ pub fn snapshot(now: &Snapshot) {
     gauge!(names::ACTORS).set(float(now.actors));
     counter!(names::ACTORS_FAILED).absolute(now.actors_failed);
     counter!(names::ACTORS_RESTARTED).absolute(now.actors_restarted);
+    gauge!(names::WAITING).set(float(wide(now.events_waiting)));
+    gauge!(names::MAILBOXES_BYTES).set(float(wide(now.mailboxes_bytes)));
+    gauge!(names::SLOW).set(float(wide(now.slow_connections)));
 }

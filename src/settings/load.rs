@@ -109,7 +109,9 @@ impl Sources {
     /// All values, those at fault as they are by default, and all faults.
     pub(super) fn gather(&self) -> (Values, Vec<Fault>) {
         let mut gathering = Gathering { values: BTreeMap::new(), faults: Vec::new() };
-        for setting in SETTINGS {
+        // A role or a user that nobody has named does not exist.
+        for setting in SETTINGS.iter().filter(|setting| !setting.key.starts_with("auth.") || !setting.key.contains('*'))
+        {
             let default = format!("value = {}", setting.default).parse::<toml::Table>().ok();
             let value = default.and_then(|table| setting.kind.read(table.get("value")?));
             match value {
@@ -198,13 +200,48 @@ impl Gathering {
 }
 
 impl Values {
+    /// The keys whose values are not the same in both.
+    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
+    }
+
+    /// These values, with those of `other` for some keys; a key that `other` does not have is taken away.
+    pub(super) fn with(&self, other: &Self, keys: &[String]) -> Self {
+        let mut values = self.0.clone();
+        for key in keys {
+            match other.0.get(key) {
+                Some(value) => values.insert(key.clone(), value.clone()),
+                None => values.remove(key),
+            };
+        }
+        Self(values)
+    }
+
     /// The namespaces that have settings of their own.
     pub(super) fn namespaces(&self) -> Vec<String> {
-        let keys = self.0.keys().filter_map(|key| key.strip_prefix("rooms."));
-        let mut names: Vec<String> =
-            keys.filter_map(|rest| rest.rsplit_once('.')).map(|split| split.0.to_owned()).collect();
+        self.names("rooms.")
+    }
+
+    /// The names in a family of settings, such as the roles in `auth.roles.`.
+    pub(super) fn names(&self, family: &str) -> Vec<String> {
+        let keys = self.0.keys().filter_map(|key| key.strip_prefix(family)?.rsplit_once('.'));
+        let mut names: Vec<String> = keys.map(|(name, _)| name.to_owned()).collect();
         names.dedup();
         names
+    }
+
+    /// A list that need not be given.
+    pub(super) fn list_if_given(&self, key: &str) -> Option<Vec<String>> {
+        matches!(self.0.get(key), Some(Value::List(_))).then(|| self.list(key))
+    }
+
+    /// Text that need not be given.
+    pub(super) fn text_if_given(&self, key: &str) -> Option<String> {
+        match self.0.get(key) {
+            Some(Value::Text(text)) if !text.is_empty() => Some(text.clone()),
+            _ => None,
+        }
     }
 
     /// The value of a key; of a namespace that does not say, the default namespace's. `SETTINGS` holds every key asked for, and a test asks for all of them.

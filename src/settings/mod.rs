@@ -1,23 +1,26 @@
 //! The daemon's settings. In come a file, the environment and flags; out goes one [`Settings`] in which everything has its type, or every fault at once.
 //!
 //! [`schema`] is the table of all settings and the place to add one; `load` brings the sources together; [`value`] reads single values.
-//! Nothing here looks at the file system beyond the settings file, and nothing here is changed once the daemon runs.
+//! Nothing here looks at the file system beyond the settings file. A value is never changed: reading the settings again makes another ([`reload`]).
 
+pub mod auth;
 pub mod load;
+pub mod reload;
 pub mod schema;
 pub mod value;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use load::Values;
 pub use load::{Fault, Faults, Sources};
 use tidegate_actors::{OnFull, Policy};
 
-use crate::auth::ApiKey;
+pub use self::auth::Auth;
 use crate::event::Ack;
 
 /// A WebSocket message where `limits.max_message_bytes` is switched off: what fits into memory without harm.
@@ -37,6 +40,8 @@ pub struct Settings {
     pub host: Host,
     pub generator: Generator,
     pub metrics_public: bool,
+    pub audit: Audit,
+    pub tracing: Tracing,
     pub logging: Logging,
 }
 
@@ -45,6 +50,11 @@ pub struct Settings {
 pub struct Server {
     pub listen: SocketAddr,
     pub shutdown_timeout: Duration,
+    pub drain_wait: Duration,
+    pub reconnect_spread: Duration,
+    pub unix: Option<PathBuf>,
+    /// Certificate and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,13 +71,6 @@ pub struct Log {
     pub sync_timeout: Duration,
     pub readers: usize,
     pub tails_bytes: usize,
-}
-
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "see Settings")]
-pub struct Auth {
-    pub api_keys: Vec<ApiKey>,
-    pub token_file: PathBuf,
 }
 
 /// The settings of one namespace's rooms.
@@ -113,8 +116,21 @@ impl Rooms {
 #[allow(missing_docs, reason = "see Settings")]
 pub struct Limits {
     pub connections: usize,
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether who comes by the Unix socket is a trusted proxy.
+    pub trusted_unix: bool,
+    pub per_ip_sockets: usize,
+    pub per_ip_connections: usize,
+    pub per_ip_connections_per_hour: u32,
+    pub per_ip_logins_per_minute: u32,
+    pub per_user_connections: usize,
+    pub per_user_publishes_per_second: u32,
+    pub rooms_per_publisher: usize,
+    pub per_connection_messages_per_second: u32,
+    pub per_connection_messages_per_minute: u32,
     pub mailbox_messages: usize,
     pub mailbox_bytes: usize,
+    pub mailboxes_bytes: usize,
     pub room_messages: usize,
     pub room_bytes: usize,
     pub source_messages: usize,
@@ -122,11 +138,14 @@ pub struct Limits {
     pub event_bytes: usize,
     pub body_bytes: usize,
     pub bodies_bytes: usize,
+    pub json_depth: usize,
     pub body_events: usize,
     pub message_bytes: usize,
     pub rooms_per_connection: usize,
     pub rooms: usize,
     pub cursor_bytes: usize,
+    pub header_bytes: usize,
+    pub http2_streams: u32,
     pub header_timeout: Duration,
     pub body_timeout: Duration,
     pub write_timeout: Duration,
@@ -162,6 +181,20 @@ pub struct Generator {
 
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "see Settings")]
+pub struct Audit {
+    pub file: Option<PathBuf>,
+    pub refusals_per_second: u64,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Tracing {
+    pub otlp_endpoint: Option<String>,
+    pub sample_percent: u64,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
 pub struct Logging {
     pub level: String,
     pub format: String,
@@ -182,18 +215,8 @@ impl Settings {
     }
 
     fn from_values(v: &Values, faults: &mut Vec<Fault>) -> Option<Self> {
-        let pairs = v.list("auth.api_keys");
-        let api_keys = pairs.iter().filter_map(|pair| match pair.split_once(':') {
-            Some((name, key)) if !name.is_empty() && !key.is_empty() => Some(ApiKey::new(name, key)),
-            _ => {
-                faults.push(Fault::Together(
-                    "auth.api_keys: each key is written name:key, with neither part empty".into(),
-                ));
-                None
-            }
-        });
-        let auth = Auth { api_keys: api_keys.collect(), token_file: v.text("auth.token_file").into() };
-        let limits = limits(v);
+        let auth = auth::read(v, faults);
+        let limits = limits(v, faults);
         if limits.body_bytes > limits.bodies_bytes {
             faults.push(Fault::Together(
                 "limits.body_bytes is larger than limits.bodies_bytes: such a body could not be taken in".into(),
@@ -210,6 +233,10 @@ impl Settings {
             server: Server {
                 listen: v.text("server.listen").parse().ok()?,
                 shutdown_timeout: v.time("server.shutdown_timeout"),
+                drain_wait: v.time("server.drain_wait"),
+                reconnect_spread: v.time("server.reconnect_spread"),
+                unix: v.text_if_given("server.unix").map(PathBuf::from),
+                tls: tls(v, faults),
             },
             log: log(v)?,
             auth,
@@ -231,6 +258,14 @@ impl Settings {
                 seed: v.number("sources.generator.seed"),
             },
             metrics_public: v.flag("metrics.public"),
+            audit: Audit {
+                file: v.text_if_given("audit.file").map(PathBuf::from),
+                refusals_per_second: v.number("audit.refusals_per_second"),
+            },
+            tracing: Tracing {
+                otlp_endpoint: v.text_if_given("tracing.otlp_endpoint"),
+                sample_percent: v.number("tracing.sample_percent"),
+            },
             logging: Logging { level: v.text("logging.level"), format: v.text("logging.format") },
         })
     }
@@ -301,9 +336,51 @@ fn rooms(v: &Values) -> Rooms {
     Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named }
 }
 
-fn limits(v: &Values) -> Limits {
+/// Certificate and key; one without the other is a fault.
+fn tls(v: &Values, faults: &mut Vec<Fault>) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = (v.text_if_given("server.tls_cert"), v.text_if_given("server.tls_key"));
+    if cert.is_some() != key.is_some() {
+        faults.push(Fault::Together("server.tls_cert and server.tls_key: one needs the other".into()));
+    }
+    Some((cert?.into(), key?.into()))
+}
+
+/// Networks of proxies; a single address is a network of one.
+fn proxies(v: &Values, faults: &mut Vec<Fault>) -> (Vec<IpNet>, bool) {
+    let (mut networks, mut unix) = (Vec::new(), false);
+    for text in v.list("limits.trusted_proxies") {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        match text.parse::<IpNet>().or(address) {
+            Ok(network) => networks.push(network),
+            Err(_) if text == "unix" => unix = true,
+            Err(_) => faults.push(Fault::Together(format!(
+                "limits.trusted_proxies: {text:?} is not allowed; expected an address, a network such as 10.0.0.0/8, or unix"
+            ))),
+        }
+    }
+    (networks, unix)
+}
+
+fn limits(v: &Values, faults: &mut Vec<Fault>) -> Limits {
+    let (trusted_proxies, trusted_unix) = proxies(v, faults);
+    let rate = |key: &str| u32::try_from(v.number(key)).unwrap_or(u32::MAX);
     Limits {
         connections: v.length("limits.connections"),
+        trusted_proxies,
+        trusted_unix,
+        per_ip_sockets: v.length("limits.per_ip_sockets"),
+        per_ip_connections: v.length("limits.per_ip_connections"),
+        per_ip_connections_per_hour: rate("limits.per_ip_connections_per_hour"),
+        per_ip_logins_per_minute: rate("limits.per_ip_logins_per_minute"),
+        per_user_connections: v.length("limits.per_user_connections"),
+        per_user_publishes_per_second: rate("limits.per_user_publishes_per_second"),
+        rooms_per_publisher: v.length("limits.rooms_per_publisher"),
+        per_connection_messages_per_second: rate("limits.per_connection_messages_per_second"),
+        per_connection_messages_per_minute: rate("limits.per_connection_messages_per_minute"),
+        mailboxes_bytes: v.length("limits.mailboxes_bytes"),
+        json_depth: v.length("limits.json_depth"),
+        header_bytes: v.length("limits.header_bytes"),
+        http2_streams: rate("limits.http2_streams"),
         mailbox_messages: v.length("limits.mailbox_messages"),
         mailbox_bytes: v.length("limits.mailbox_bytes"),
         room_messages: v.length("limits.room_messages"),

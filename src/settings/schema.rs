@@ -42,6 +42,26 @@ pub const SETTINGS: &[Setting] = &[
         "\"10s\"",
         "How long a stop waits for what is under way.",
     ),
+    setting(
+        "server.drain_wait",
+        Kind::Time(0, 10 * MINUTE),
+        "\"0s\"",
+        "How long a stop says \"not ready\" before it takes no more connections, so that a balancer sees it; part of server.shutdown_timeout.",
+    ),
+    setting(
+        "server.reconnect_spread",
+        Kind::Time(0, 10 * MINUTE),
+        "\"5s\"",
+        "At a stop each client is told to come back after a time of its own up to this, so that they do not all come at once.",
+    ),
+    setting("server.unix", Kind::Text, "\"\"", "A Unix socket to listen on as well (mode 660). Empty: none."),
+    setting(
+        "server.tls_cert",
+        Kind::Text,
+        "\"\"",
+        "A certificate chain in PEM; with it server.listen speaks TLS, HTTP/2 included. Read again when it changes. Empty: no TLS.",
+    ),
+    setting("server.tls_key", Kind::Text, "\"\"", "The certificate's private key in PEM."),
     setting("log.dir", Kind::Path, "\"data/log\"", "The log's directory. One daemon at a time."),
     setting(
         "log.ack",
@@ -97,9 +117,90 @@ pub const SETTINGS: &[Setting] = &[
         "auth.api_keys",
         Kind::List,
         "[]",
-        "Keys with all rights, as name:key. Without any, a token is made at first start and kept in auth.token_file.",
+        "Keys that may read and publish everything (role operator), as name:key. Where there is no credential at all, a token for an admin is made at first start and kept in auth.token_file.",
     ),
     setting("auth.token_file", Kind::Path, "\"data/token\"", "Where the token made at first start is kept (mode 600)."),
+    setting(
+        "auth.keys_file",
+        Kind::Path,
+        "\"data/keys.toml\"",
+        "Keys made with tidegate key create, as hashes; read again when it changes.",
+    ),
+    setting(
+        "auth.jwt_secret",
+        Kind::Text,
+        "\"\"",
+        "The HS256 secret of tokens, those of a login and those minted elsewhere; where it is empty, one is made and kept in auth.secret_file. At least 32 random characters.",
+    ),
+    setting("auth.secret_file", Kind::Path, "\"data/secret\"", "Where that secret is kept (mode 600)."),
+    setting(
+        "auth.jwt_keys",
+        Kind::List,
+        "[]",
+        "Public keys (PEM files: RSA, EC, Ed25519) that tokens may be signed with, as path or kid=path; read again when they change.",
+    ),
+    setting(
+        "auth.jwks_file",
+        Kind::Text,
+        "\"\"",
+        "A file with a JSON Web Key Set; read again when it changes. Empty: none.",
+    ),
+    setting("auth.jwks_url", Kind::Text, "\"\"", "Where to fetch a JSON Web Key Set. Empty: nowhere."),
+    setting(
+        "auth.jwks_refresh",
+        Kind::Time(5 * SECOND, 7 * DAY),
+        "\"5m\"",
+        "How often it is fetched; a token of an unknown key has it fetched at once, at most every 5 s.",
+    ),
+    setting("auth.issuer", Kind::Text, "\"\"", "The iss that tokens must have. Empty: any."),
+    setting("auth.audience", Kind::List, "[]", "A token's aud must name one of these. Empty: any."),
+    setting("auth.leeway", Kind::Time(0, HOUR), "\"30s\"", "By how much the clocks of issuer and daemon may differ."),
+    setting("auth.require_exp", Kind::Flag, "true", "Whether a token must have an end (exp)."),
+    setting("auth.default_role", Kind::Text, "\"viewer\"", "The role of a token that names none. Empty: none."),
+    setting(
+        "auth.admin_password",
+        Kind::Text,
+        "\"\"",
+        "The password of the user admin (roles admin, platform_admin). Empty: there is no such user.",
+    ),
+    setting("auth.token_ttl", Kind::Time(SECOND, 365 * DAY), "\"1h\"", "How long the token of a login is good for."),
+    setting(
+        "auth.session_max",
+        Kind::Time(0, 3650 * DAY),
+        "\"24h\"",
+        "How long after a login its token may be exchanged for a new one; 0 means for ever.",
+    ),
+    setting(
+        "auth.revoked_file",
+        Kind::Path,
+        "\"data/revoked\"",
+        "Where revoked tokens are kept until they would have ended.",
+    ),
+    setting(
+        "auth.expiry_warning",
+        Kind::Time(0, DAY),
+        "\"60s\"",
+        "How long before its token ends a connection is told.",
+    ),
+    setting("auth.roles.viewer.rooms", Kind::List, "[\"*\"]", "What a viewer may read: names and patterns of rooms."),
+    setting("auth.roles.viewer.publish", Kind::List, "[]", "Where a viewer may publish."),
+    setting("auth.roles.operator.rooms", Kind::List, "[\"*\"]", "What an operator may read."),
+    setting("auth.roles.operator.publish", Kind::List, "[\"*\"]", "Where an operator may publish."),
+    setting("auth.roles.admin.rooms", Kind::List, "[\"*\"]", "What an admin may read. Admin calls need this role."),
+    setting("auth.roles.admin.publish", Kind::List, "[\"*\"]", "Where an admin may publish."),
+    setting("auth.roles.platform_admin.rooms", Kind::List, "[\"*\"]", "What a platform administrator may read."),
+    setting("auth.roles.platform_admin.publish", Kind::List, "[\"*\"]", "Where a platform administrator may publish."),
+    setting("auth.roles.*.rooms", Kind::List, "[]", "What a role of your own may read."),
+    setting("auth.roles.*.publish", Kind::List, "[]", "Where a role of your own may publish."),
+    setting(
+        "auth.users.*.password_hash",
+        Kind::Text,
+        "\"\"",
+        "A user's password as tidegate user hash writes it (argon2).",
+    ),
+    setting("auth.users.*.roles", Kind::List, "[]", "A user's roles."),
+    setting("auth.users.*.rooms", Kind::List, "[]", "What a user may read, in place of what the roles allow."),
+    setting("auth.users.*.publish", Kind::List, "[]", "Where a user may publish, in place of what the roles allow."),
     setting(
         "rooms.*.retention_count",
         Kind::Count(0, u64::MAX),
@@ -168,8 +269,74 @@ pub const SETTINGS: &[Setting] = &[
         "0",
         "Connections at once; 0 means as many as the open-file limit allows.",
     ),
+    setting(
+        "limits.trusted_proxies",
+        Kind::List,
+        "[]",
+        "Addresses and networks (10.0.0.0/8) of proxies in front, and \"unix\" for whoever comes by server.unix: from these the client's address is taken from X-Forwarded-For.",
+    ),
+    setting(
+        "limits.per_ip_sockets",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "TCP connections at once of one address that is no trusted proxy; 0 means no limit. An IPv6 address counts by its /64.",
+    ),
+    setting(
+        "limits.per_ip_connections",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "Streams at once of one client address; 0 means no limit.",
+    ),
+    setting(
+        "limits.per_ip_connections_per_hour",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "New WebSocket and SSE streams an hour of one client address; 0 means no limit.",
+    ),
+    setting(
+        "limits.per_ip_logins_per_minute",
+        Kind::Count(0, 1_000_000),
+        "30",
+        "Logins a minute of one client address; 0 means no limit.",
+    ),
+    setting(
+        "limits.per_user_connections",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "Streams at once of one subject (a token's sub, a key's name); 0 means no limit.",
+    ),
+    setting(
+        "limits.per_user_publishes_per_second",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "Publish requests a second of one subject; 0 means no limit.",
+    ),
+    setting(
+        "limits.rooms_per_publisher",
+        Kind::Count(0, 100_000_000),
+        "0",
+        "Rooms that one subject may bring to be; 0 means no limit. Counted since the daemon's start.",
+    ),
+    setting(
+        "limits.per_connection_messages_per_second",
+        Kind::Count(0, 1_000_000),
+        "0",
+        "Messages a second that one WebSocket connection may send; 0 means no limit.",
+    ),
+    setting(
+        "limits.per_connection_messages_per_minute",
+        Kind::Count(0, 10_000_000),
+        "0",
+        "Messages a minute that one WebSocket connection may send; 0 means no limit.",
+    ),
     setting("limits.mailbox_messages", Kind::Count(1, 1_000_000), "100", "Events that may wait for one connection."),
     setting("limits.mailbox_bytes", Kind::Size(KIB, GIB), "\"1MiB\"", "Their bytes."),
+    setting(
+        "limits.mailboxes_bytes",
+        Kind::Size(0, TIB),
+        "\"256MiB\"",
+        "What waits for all connections together; over it the fullest mailboxes give up first (on_full says how). 0 means no limit.",
+    ),
     setting(
         "limits.room_messages",
         Kind::Count(1, 1_000_000),
@@ -186,6 +353,12 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Size(KIB, 64 * GIB),
         "\"256MiB\"",
         "All publish bodies under way together; beyond it publishers are told to come back.",
+    ),
+    setting(
+        "limits.json_depth",
+        Kind::Count(1, 1000),
+        "64",
+        "How deep arrays and objects may be nested in what clients send.",
     ),
     setting("limits.body_events", Kind::Count(1, 10_000_000), "50000", "Events in a publish body."),
     setting(
@@ -206,6 +379,18 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Size(64, MIB),
         "\"6KiB\"",
         "The longest cursor on a stream whose client must send it back in a header.",
+    ),
+    setting(
+        "limits.header_bytes",
+        Kind::Size(8 * KIB, MIB),
+        "\"8KiB\"",
+        "A request's head. Each connection has a buffer of this size.",
+    ),
+    setting(
+        "limits.http2_streams",
+        Kind::Count(1, 10_000),
+        "100",
+        "Requests and streams at once on one HTTP/2 connection.",
     ),
     setting(
         "limits.header_timeout",
@@ -271,6 +456,30 @@ pub const SETTINGS: &[Setting] = &[
     setting("sources.generator.seed", Kind::Count(0, u64::MAX), "1", "The same seed makes the same values."),
     setting("metrics.public", Kind::Flag, "false", "Whether /metrics needs no credential."),
     setting(
+        "audit.file",
+        Kind::Text,
+        "\"data/audit.log\"",
+        "Where admin calls, logins and refusals are written, a line of JSON each (mode 600, only ever appended to). Empty: nowhere.",
+    ),
+    setting(
+        "audit.refusals_per_second",
+        Kind::Count(1, 1_000_000),
+        "50",
+        "Refusals beyond this are counted and told in one line, so that nobody can fill the disk with them.",
+    ),
+    setting(
+        "tracing.otlp_endpoint",
+        Kind::Text,
+        "\"\"",
+        "Where traces go: an OTLP/HTTP collector, such as http://127.0.0.1:4318. Empty: nowhere.",
+    ),
+    setting(
+        "tracing.sample_percent",
+        Kind::Count(0, 100),
+        "100",
+        "Of the publishes that do not say themselves whether they are traced: how many are.",
+    ),
+    setting(
         "logging.level",
         Kind::Text,
         "\"info\"",
@@ -284,6 +493,43 @@ pub const SETTINGS: &[Setting] = &[
     ),
 ];
 
+/// Limits that are built into what runs when the daemon starts.
+const FIXED_LIMITS: &[&str] = &[
+    "connections",
+    "per_ip_sockets",
+    "mailbox_messages",
+    "mailbox_bytes",
+    "mailboxes_bytes",
+    "room_messages",
+    "room_bytes",
+    "source_messages",
+    "source_bytes",
+    "bodies_bytes",
+    "rooms",
+    "rooms_per_connection",
+    "header_bytes",
+    "header_timeout",
+    "http2_streams",
+    "write_timeout",
+    "send_buffer",
+];
+
+/// Files that are opened when the daemon starts.
+const FIXED_FILES: &[&str] = &["auth.revoked_file"];
+
+/// Whether a changed value takes effect when the settings are read again (SIGHUP).
+#[must_use]
+pub fn is_live(key: &str) -> bool {
+    if FIXED_FILES.contains(&key) {
+        return false;
+    }
+    match key.split_once('.') {
+        Some(("auth" | "cors", _)) => true,
+        Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
+        _ => ["metrics.public", "logging.level", "server.reconnect_spread", "audit.refusals_per_second"].contains(&key),
+    }
+}
+
 /// The name under which the namespaces' defaults stand.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -293,10 +539,14 @@ pub fn find(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key || wildcard(key).is_some_and(|general| setting.key == general))
 }
 
+/// What there may be many of, each with a name of its own. Only rooms have one that all others take from.
+const FAMILIES: &[&str] = &["rooms.", "auth.roles.", "auth.users."];
+
 /// `rooms.well.conflate` as `rooms.*.conflate`.
 fn wildcard(key: &str) -> Option<String> {
-    let (namespace, name) = key.strip_prefix("rooms.")?.rsplit_once('.')?;
-    (!namespace.is_empty()).then(|| format!("rooms.*.{name}"))
+    let family = FAMILIES.iter().find(|family| key.starts_with(**family))?;
+    let (one, name) = key.strip_prefix(family)?.rsplit_once('.')?;
+    (!one.is_empty()).then(|| format!("{family}*.{name}"))
 }
 
 /// The key most like an unknown one, for "did you mean".
@@ -325,9 +575,16 @@ pub fn render() -> String {
             if group == "rooms.*" {
                 text.push_str("\n# Rooms by namespace, the part of their name before the first colon: [rooms.well] is for well:WELL-001. What a namespace does\n# not say is as in [rooms.default].");
             }
-            text.push_str(&format!("\n[{}]\n", group.replace('*', DEFAULT_NAMESPACE)));
+            match group {
+                "auth.roles.*" => text.push_str("\n# A role of your own:\n# [auth.roles.NAME]\n"),
+                "auth.users.*" => text.push_str("\n# A user who signs in with a password:\n# [auth.users.NAME]\n"),
+                _ => text.push_str(&format!("\n[{}]\n", group.replace('*', DEFAULT_NAMESPACE))),
+            }
         }
-        text.push_str(&format!("# {}\n# Allowed: {}.\n{name} = {}\n", setting.help, setting.kind, setting.default));
+        // Of your own there are none until you name one.
+        let hidden = if group.contains('*') && group != "rooms.*" { "# " } else { "" };
+        let (help, kind, default) = (setting.help, setting.kind, setting.default);
+        text.push_str(&format!("# {help}\n# Allowed: {kind}.\n{hidden}{name} = {default}\n"));
     }
     text
 }

@@ -1,6 +1,7 @@
 """Fixtures of the black-box tests: daemons, readers, a browser; each ends with its test, whatever happens in it.
 
 `daemon` is one with the harness's settings; `start_daemon(LIMITS__BODY_BYTES="1KiB")` is for a test that needs its own.
+`victim` is one that all tests of a module share, with the module's `SETTINGS`, and that must stand what each does to it.
 `sse`, `ws` and `browser` open clients. A daemon that panicked fails its test, and a failed test shows all daemon output.
 """
 
@@ -13,7 +14,9 @@ import pytest
 from harness import process
 from harness.browser import Browser
 from harness.daemon import Daemon, binary
+from harness.hostile import Watch
 from harness.sse import Sse
+from harness.tokens import JwksServer
 from harness.ws import Ws
 
 TEST_SECONDS = 90
@@ -65,6 +68,24 @@ def daemon(start_daemon):
     return start_daemon()
 
 
+@pytest.fixture(scope="module")
+def shared_daemon(request, tmp_path_factory):
+    """One daemon for all tests of a module, so that there may be hundreds of them."""
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"), getattr(request.module, "SETTINGS", {}), lasting=True)
+    request.node.daemons = [daemon]
+    yield daemon.start()
+    daemon.stop()
+
+
+@pytest.fixture
+def victim(shared_daemon):
+    """The shared daemon for a test that attacks it: afterwards it must be as before, whatever was done."""
+    shared_daemon.revive()  # one test's crash is not the next one's
+    watch = Watch(shared_daemon)
+    yield shared_daemon
+    watch.unharmed()
+
+
 @pytest.fixture
 def room():
     """A room name no other test has."""
@@ -101,6 +122,20 @@ def ws():
 
 
 @pytest.fixture
+def jwks_server():
+    """Starts local servers of JWKS documents."""
+    servers = []
+
+    def start(*keys, **options):
+        servers.append(JwksServer(*keys, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
 def browser(tmp_path):
     """A headless Chromium with one empty page."""
     opened = Browser(tmp_path)
@@ -113,7 +148,7 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     if report.failed:
-        for number, daemon in enumerate(getattr(item, "daemons", [])):
+        for number, daemon in enumerate(getattr(item, "daemons", getattr(item.getparent(pytest.Module), "daemons", []))):
             for run, (stdout, stderr) in enumerate(daemon.runs):
                 name = f"daemon {number} run {run}"
                 report.sections.append((f"{name}, stdout", stdout.text()[-4000:]))

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::clock;
+use crate::edge::problem::whole_seconds;
 use crate::engine::connections::Notice;
 use crate::engine::connections::dialect::Position;
 use crate::engine::rooms::Gap;
@@ -18,6 +19,7 @@ pub(in crate::edge) fn name(notice: &Notice<'_>) -> &'static str {
         Notice::Gap { .. } => "gap",
         Notice::Dropped { .. } => "dropped",
         Notice::Error { .. } => "error",
+        Notice::Expiring { .. } => "expiring",
     }
 }
 
@@ -54,10 +56,19 @@ pub(in crate::edge) fn notice(notice: &Notice<'_>, position: &dyn Position, hear
                 "{{\"type\":\"dropped\",\"room\":\"{room}\",\"from_seq\":{from_seq},\"to_seq\":{to_seq},\"count\":{count},\"reason\":\"{reason}\"}}"
             );
         }
-        Notice::Error { code, message } => {
+        Notice::Error { code, message, retry } => {
             let _ = write!(out, "{{\"type\":\"error\",\"code\":\"{code}\",\"message\":");
             write_json_text(message, &mut out);
+            if let Some(retry) = retry {
+                let _ = write!(out, ",\"retryAfter\":{}", whole_seconds(*retry));
+            }
             out.push('}');
+        }
+        Notice::Expiring { at_ms } => {
+            let seconds = at_ms.saturating_sub(clock::now_ms()).div_ceil(1000);
+            out.push_str("{\"type\":\"expiring\",\"expires_at\":\"");
+            clock::write_rfc3339(*at_ms, &mut out);
+            let _ = write!(out, "\",\"seconds\":{seconds}}}");
         }
     }
     out

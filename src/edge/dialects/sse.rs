@@ -124,7 +124,7 @@ impl Dialect for Sse {
         self.close(position);
         if self.told_too_long && !told_before {
             let message = "the stream follows so many rooms that its cursor is too long for a header (limits.cursor_bytes); after a break it goes on from the last id given";
-            self.notice(&Notice::Error { code: "cursor_too_long", message }, position);
+            self.notice(&Notice::error("cursor_too_long", message), position);
         }
         if let Some(single) = self.single.take() {
             return Some(single);

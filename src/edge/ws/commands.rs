@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,13 +10,17 @@ use smallvec::smallvec;
 
 use super::super::params::{parse_cursor, parse_since};
 use super::super::problem::Problem;
-use super::super::stream::{check_cursor, parse_patterns};
+use super::super::publish::may as may_publish;
+use super::super::stream::{check_cursor, check_rights, parse_patterns};
 use super::Serving;
+use crate::clock;
 use crate::engine::connections::Notice;
 use crate::engine::rooms::StartAt;
+use crate::event::depth::is_deeper_than;
 use crate::event::encode::write_json_text;
 use crate::event::incoming::{BodyError, BodyLimits, Format, parse};
 use crate::event::{Ack, Pattern, RoomName};
+use crate::metrics::record;
 
 /// The longest `id` of a command, in bytes as JSON.
 const ID_BYTES: usize = 200;
@@ -47,11 +52,16 @@ impl Reply {
     }
 
     pub(super) fn error(id: Option<&str>, code: &str, message: &str) -> Self {
+        record::websocket_error();
         Self::new("error", id).text("code", code).text("message", message)
     }
 
     fn problem(id: Option<&str>, problem: &Problem) -> Self {
-        Self::error(id, &problem.kind().replace('-', "_"), problem.detail())
+        let reply = Self::error(id, &problem.kind().replace('-', "_"), problem.detail());
+        match problem.retry_after() {
+            Some(seconds) => reply.field("retryAfter", seconds),
+            None => reply,
+        }
     }
 
     pub(super) fn into_text(mut self) -> String {
@@ -113,6 +123,13 @@ fn is_id(json: &str) -> bool {
 impl Serving {
     /// Does what a client says and gathers the answer.
     pub(super) async fn command(&mut self, text: &str) {
+        // An event's own data may be as deep as that; what stands around it is two more.
+        let depth = self.edge.settings().limits.json_depth;
+        if is_deeper_than(text.as_bytes(), depth + 2) {
+            let message = format!("nested deeper than {depth} (limits.json_depth)");
+            self.connection.handler().dialect().say(Reply::error(None, "invalid_json", &message).into_text());
+            return;
+        }
         let reply = match serde_json::from_str::<Head<'_>>(text) {
             Ok(Head { kind, id }) => match id.map(RawValue::get).filter(|id| !is_id(id)) {
                 Some(_) => {
@@ -161,15 +178,7 @@ impl Serving {
                 let _: Plain<'_> = read(id, text)?;
                 Ok(Some(self.stats(id)))
             }
-            "refresh" => {
-                let command: Refresh<'_> = read(id, text)?;
-                match self.edge.keys.check(&command.token) {
-                    Some(_) => Ok(Some(Reply::new("refreshed", id))),
-                    None => {
-                        Err(Reply::error(id, "unauthorized", "the token is not good; the connection stays as it is"))
-                    }
-                }
-            }
+            "refresh" => self.refresh(id, read(id, text)?).await,
             _ => {
                 let shown: String = kind.chars().take(40).collect();
                 Err(Reply::error(id, "unknown_type", &format!("there is no command {shown:?}; there are: {COMMANDS}")))
@@ -178,7 +187,7 @@ impl Serving {
     }
 
     fn patterns(&self, id: Option<&str>, rooms: &[Cow<'_, str>]) -> Result<Vec<Pattern>, Reply> {
-        let max = self.edge.settings.limits.rooms_per_connection;
+        let max = self.edge.settings().limits.rooms_per_connection;
         let patterns =
             parse_patterns(rooms.iter().map(|room| &**room), max).map_err(|problem| invalid(id, &problem))?;
         if patterns.is_empty() || patterns.len() < rooms.iter().collect::<std::collections::HashSet<_>>().len() {
@@ -195,8 +204,10 @@ impl Serving {
         let patterns = self.patterns(id, &command.rooms)?;
         let start = start(id, &command)?;
         check_cursor(&patterns, &start).map_err(|problem| invalid(id, &problem))?;
-        let settings = &self.edge.settings.limits;
-        let (max, mailbox) = (settings.rooms_per_connection, settings.mailbox_messages);
+        let identity = self.connection.handler().profile().identity();
+        check_rights(&identity.rights, &patterns).map_err(|problem| Reply::problem(id, &problem))?;
+        let settings = self.edge.settings();
+        let (max, mailbox) = (settings.limits.rooms_per_connection, settings.limits.mailbox_messages);
         let session = self.connection.handler();
         let gaps = session.join(&patterns, &start).await;
         let gaps = gaps.map_err(|error| Reply::problem(id, &error.into()))?;
@@ -216,7 +227,7 @@ impl Serving {
         session.tell_gaps(gaps);
         if too_many {
             let message = format!("more than {max} rooms; the others are not followed (limits.rooms_per_connection)");
-            session.tell(&Notice::Error { code: "too_many_rooms", message: &message });
+            session.tell(&Notice::error("too_many_rooms", &message));
         }
         Ok(None)
     }
@@ -225,8 +236,11 @@ impl Serving {
     fn publish(&mut self, id: Option<&str>, command: Publish<'_>) -> Result<Option<Reply>, Reply> {
         let room = RoomName::parse(&command.room)
             .map_err(|error| Reply::error(id, "invalid_field", &format!("room: {error}")))?;
+        // What the connection may do may have changed since it was opened.
+        self.caller.identity = self.connection.handler().profile().identity();
+        may_publish(&self.edge, &self.caller, &room).map_err(|problem| Reply::problem(id, &problem))?;
         let ack = match command.ack.as_deref() {
-            None => self.edge.settings.log.ack,
+            None => self.edge.settings().log.ack,
             Some(text) => Ack::parse(text)
                 .ok_or_else(|| Reply::error(id, "invalid_field", "ack: expected memory, logged or synced"))?,
         };
@@ -243,7 +257,9 @@ impl Serving {
             }
         }
         body.push('}');
-        let limits = BodyLimits { event_bytes: self.edge.settings.limits.event_bytes, events: 1 };
+        let settings = self.edge.settings();
+        let limits =
+            BodyLimits { event_bytes: settings.limits.event_bytes, events: 1, depth: settings.limits.json_depth };
         let events = parse(Format::Json, body.as_bytes(), limits).map_err(|error| body_error(id, &error))?;
         let event = events.into_iter().next().ok_or_else(|| Reply::error(id, "invalid_field", "there is no event"))?;
         let pending = self.edge.ingest.submit(room.clone(), smallvec![event], ack);
@@ -260,19 +276,44 @@ impl Serving {
         Ok(None)
     }
 
+    /// Shows another token. It must be of the same subject: a connection does not change hands.
+    async fn refresh(&mut self, id: Option<&str>, command: Refresh<'_>) -> Result<Option<Reply>, Reply> {
+        let shown = self.edge.auth.identify(&command.token).await;
+        let wrong = || Reply::error(id, "unauthorized", "the token is not good; the connection stays as it is");
+        let fresh = shown.ok_or_else(wrong)?;
+        let session = self.connection.handler();
+        let profile = Arc::clone(session.profile());
+        let had = profile.identity();
+        if fresh.subject != had.subject {
+            let message = "the token is somebody else's; the connection stays as it is";
+            return Err(Reply::error(id, "wrong_subject", message));
+        }
+        let (expires_ms, other) = (fresh.expires_ms, fresh.rights != had.rights);
+        self.edge.connections.show_again(&profile, fresh);
+        let mut reply = Reply::new("refreshed", id);
+        if let Some(end) = expires_ms {
+            reply = reply.text("expires_at", &clock::rfc3339(end));
+        }
+        if other {
+            session.leave_what_is_not_allowed();
+        }
+        Ok(Some(reply))
+    }
+
     fn stats(&mut self, id: Option<&str>) -> Reply {
         let uptime_ms = self.opened.elapsed().as_millis();
         let session = self.connection.handler();
-        let (stats, depth, counts) = (session.stats(), session.mailbox().depth(), session.mailbox().counts());
+        let (depth, profile) = (session.mailbox().depth(), session.profile());
+        let books = &profile.books;
         Reply::new("stats", id)
             .text("connection_id", &session.id().to_string())
             .field("uptime_ms", uptime_ms)
-            .field("delivered", stats.delivered)
-            .field("dropped", stats.dropped)
-            .field("conflated", counts.conflated)
+            .field("delivered", books.delivered.get())
+            .field("dropped", books.shed_total())
+            .field("conflated", books.conflated.get())
             .field("waiting", depth.messages)
             .field("behind", depth.behind)
-            .field("rooms", names(&session.patterns()))
+            .field("rooms", names(&profile.patterns()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The seam to the wire: a dialect turns events and notices into what its transport writes. The engine says what happened, the dialect how it looks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::rooms::Gap;
 use crate::event::{Event, RoomName};
@@ -43,7 +44,22 @@ pub enum Notice<'a> {
         code: &'static str,
         /// In words.
         message: &'a str,
+        /// When to come back or try again, if that is known.
+        retry: Option<Duration>,
     },
+    /// What the client has shown ends soon.
+    Expiring {
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+}
+
+impl<'a> Notice<'a> {
+    /// Something is wrong.
+    #[must_use]
+    pub const fn error(code: &'static str, message: &'a str) -> Self {
+        Self::Error { code, message, retry: None }
+    }
 }
 
 /// Where the reader stands, to be written where the dialect needs it.

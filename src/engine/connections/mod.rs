@@ -3,12 +3,14 @@
 //! [`session`] is the actor, run on the light runner by the task that owns the socket; [`Delivery`] what reaches its mailbox; [`dialect`] the seam to the wire; [`supervisor`] lists, kicks and drains all of them.
 
 pub mod dialect;
+pub mod profile;
 pub mod session;
 pub mod supervisor;
 
 use std::sync::Arc;
 
 use tidegate_actors::{Lane, Mailbox, Message, Policy};
+use tokio::sync::oneshot;
 
 use super::rooms::Joined;
 use crate::event::{Event, RoomKey};
@@ -42,6 +44,15 @@ pub enum Control {
     },
     /// Too many waited for the disk: ask again.
     ReadAgain,
+    /// What it has shown ends soon.
+    Expiring {
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// What it may do has changed: its profile says to what.
+    Rights,
+    /// An operator wants to know.
+    Inspect(oneshot::Sender<session::Seen>),
     /// The daemon ends the connection.
     Close(Closing),
 }
@@ -55,6 +66,10 @@ pub enum Closing {
     Kicked,
     /// A room it follows failed for good.
     RoomFailed,
+    /// What it had shown has ended.
+    TokenExpired,
+    /// What it had shown was taken back.
+    TokenRevoked,
 }
 
 impl Closing {
@@ -62,9 +77,11 @@ impl Closing {
     #[must_use]
     pub const fn text(self) -> (&'static str, &'static str) {
         match self {
-            Self::Stopping => ("stopping", "the daemon is stopping; come back with your cursor"),
+            Self::Stopping => ("stream_unavailable", "the daemon is stopping; come back with your cursor"),
             Self::Kicked => ("kicked", "the connection was ended by an operator"),
             Self::RoomFailed => ("room_failed", "a room failed; come back with your cursor"),
+            Self::TokenExpired => ("token_expired", "the token has ended; come back with a new one and your cursor"),
+            Self::TokenRevoked => ("token_revoked", "the credential does not hold any more"),
         }
     }
 }
@@ -72,13 +89,18 @@ impl Closing {
 impl Delivery {
     /// Tells a reader that follows by pattern of a room it has joined.
     pub(super) fn joined(mailbox: &Mailbox<Self>, joined: Joined) {
+        Self::control(mailbox, Control::Joined(joined));
+    }
+
+    /// Sends a connection what is no event.
+    pub(super) fn control(mailbox: &Mailbox<Self>, control: Control) {
         // Fails only when the reader has gone.
-        let _ = mailbox.answer(Self::Control(Box::new(Control::Joined(joined))));
+        let _ = mailbox.answer(Self::Control(Box::new(control)));
     }
 
     /// Ends a connection.
     pub fn close(mailbox: &Mailbox<Self>, closing: Closing) {
-        let _ = mailbox.answer(Self::Control(Box::new(Control::Close(closing))));
+        Self::control(mailbox, Control::Close(closing));
     }
 }
 

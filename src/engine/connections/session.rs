@@ -4,22 +4,28 @@
 //! `limits.mailbox_bytes`; what is shed is told to the client. Beginning to follow and falling behind are one thing: the room puts the stream *behind*, the session reads
 //! the history up to where the mailbox says that it is level, and from there the room's events come through the mailbox; so replay joins live without gap, duplicate or reordering.
 //!
-//! Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
+//! `follow` is what joins and leaves rooms, `catch_up` what reads the history, `books` what counts. Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
 
+mod books;
 mod catch_up;
+mod follow;
 
 use std::collections::VecDeque;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Level, Mailbox, Shed};
+use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, Shed};
 
 use super::dialect::Position;
+use super::profile::Profile;
 use super::{Closing, Control, Delivery, Dialect, Notice};
-use crate::engine::rooms::{Gap, Joined, PublishError, Room, Rooms, StartAt, Subscriber};
-use crate::event::{Event, Pattern, RoomKey, RoomName, cursor};
+use crate::engine::rooms::{Gap, Room, Rooms, Subscriber};
+use crate::event::{Event, RoomKey, RoomName, cursor};
 use crate::metrics::record::{self, TransportMeter};
+
+pub use books::Seen;
+pub use follow::{Begun, Missed};
 
 /// What is gathered for one write, in bytes; what is left waits for the next.
 const WRITE_BYTES: usize = 128 << 10;
@@ -32,59 +38,38 @@ struct Follow {
     reached: u64,
     /// Events that arrived earlier are not wanted.
     since_ms: u64,
+    /// The room's head when the reader joined: what is later came while it was here.
+    joined_at: u64,
+    /// Up to here everything later than that is in the books.
+    settled: u64,
+    /// Told as shed, and still ahead of `settled`.
+    told_ahead: u64,
 }
 
 /// The keys are addresses, which no client chooses, so the hasher needs no secret of its own (and takes no place for one).
 type Follows = IndexMap<RoomKey, Follow, BuildHasherDefault<ahash::AHasher>>;
 
-/// What a reader has got so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Stats {
-    /// Events written.
-    pub delivered: u64,
-    /// Events given up and told.
-    pub dropped: u64,
-}
-
-/// What a reader that joins cannot have.
-#[derive(Debug)]
-pub struct Missed {
-    gaps: Vec<(RoomName, Gap)>,
-    /// Rooms that it followed before: there nothing has changed.
-    pub already: Vec<RoomName>,
-    /// Whether there were more rooms than it may follow.
-    pub too_many: bool,
-}
-
-/// How a stream began.
-#[derive(Debug, Clone, Copy)]
-pub struct Begun {
-    /// Whether something is missing.
-    pub gaps: bool,
-    /// Whether there were more rooms than it may follow.
-    pub too_many: bool,
-}
-
 /// A reader.
 pub struct Session<D: Dialect> {
     rooms: Rooms,
     subscriber: Arc<Subscriber>,
+    profile: Arc<Profile>,
     dialect: D,
     meter: &'static TransportMeter,
-    patterns: Vec<Pattern>,
     follows: Follows,
     /// Rooms whose history is being read, next one first.
     behind: VecDeque<RoomKey>,
-    /// Whether an answer from the disk is awaited.
-    reading: bool,
     /// What was given up and is not told yet: each run is told in its place in the order of its room.
     shed: Vec<Shed<RoomKey>>,
     // Small, because there are many of these.
     rooms_max: u32,
-    /// Conflated events counted so far; it may begin again.
-    conflated: u32,
-    stats: Stats,
+    /// Whether it follows one room by its name, whose seq is its cursor.
+    alone: bool,
+    /// Whether an answer from the disk is awaited.
+    reading: bool,
     closing: Option<Closing>,
+    /// Due to it in rooms that it has left.
+    left_due: u64,
 }
 
 impl<D: Dialect> std::fmt::Debug for Session<D> {
@@ -124,6 +109,7 @@ impl<D: Dialect> Session<D> {
     pub fn new(
         rooms: Rooms,
         subscriber: Arc<Subscriber>,
+        profile: Arc<Profile>,
         dialect: D,
         meter: &'static TransportMeter,
         rooms_max: usize,
@@ -132,95 +118,18 @@ impl<D: Dialect> Session<D> {
         Self {
             rooms,
             subscriber,
+            profile,
             dialect,
             meter,
-            patterns: Vec::new(),
             follows: Follows::default(),
             behind: VecDeque::new(),
             reading: false,
+            alone: false,
             shed: Vec::new(),
             rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
-            stats: Stats::default(),
-            conflated: 0,
             closing: None,
+            left_due: 0,
         }
-    }
-
-    /// Follows the first rooms; the dialect is told the welcome, then gaps.
-    ///
-    /// # Errors
-    /// Where a room does not take readers now.
-    pub async fn begin(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Begun, PublishError> {
-        let missed = self.join(patterns, start).await?;
-        let rooms = self.patterns();
-        self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms });
-        let begun = Begun { gaps: !missed.gaps.is_empty(), too_many: missed.too_many };
-        self.tell_gaps(missed);
-        Ok(begun)
-    }
-
-    /// Follows more rooms, or none of them.
-    ///
-    /// # Errors
-    /// Where a room does not take readers now; everything is as it was then.
-    pub async fn join(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Missed, PublishError> {
-        let left = (self.rooms_max as usize).saturating_sub(self.follows.len());
-        let new: Vec<Pattern> = patterns.iter().filter(|pattern| !self.patterns.contains(pattern)).cloned().collect();
-        self.patterns.extend(new.iter().cloned());
-        let followed = match self.rooms.follow(&self.subscriber, patterns, start, left).await {
-            Ok(followed) => followed,
-            Err(error) => {
-                self.patterns.retain(|pattern| !new.contains(pattern));
-                self.rooms.unwatch(self.subscriber.id, Some(&new));
-                return Err(error);
-            }
-        };
-        let mut missed = Missed { gaps: Vec::new(), already: Vec::new(), too_many: followed.too_many };
-        for joined in followed.joined {
-            if joined.already {
-                // Where it stands does not change. If it came by a pattern just now, its own word is still in the mailbox.
-                missed.already.push(joined.room.name().clone());
-                continue;
-            }
-            missed.gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
-            self.enter(joined);
-        }
-        // Most readers follow one room for ever, and there are many of them.
-        self.follows.shrink_to_fit();
-        self.patterns.shrink_to_fit();
-        Ok(missed)
-    }
-
-    /// Tells what is missing at the beginning.
-    pub fn tell_gaps(&mut self, missed: Missed) {
-        for (room, gap) in missed.gaps {
-            self.tell_gap(&room, gap);
-        }
-    }
-
-    /// Stops following; what was gathered stays.
-    pub fn unfollow(&mut self, patterns: &[Pattern]) {
-        self.rooms.unwatch(self.subscriber.id, Some(patterns));
-        self.patterns.retain(|pattern| !patterns.contains(pattern));
-        let still = |key: &RoomKey| self.patterns.iter().any(|pattern| pattern.matches(key.name()));
-        let gone: Vec<RoomKey> = self.follows.keys().filter(|key| !still(key)).cloned().collect();
-        for key in gone {
-            if let Some(follow) = self.follows.shift_remove(&key) {
-                follow.room.leave(self.subscriber.id);
-            }
-            self.subscriber.mailbox.forget(&key);
-            self.behind.retain(|other| *other != key);
-        }
-    }
-
-    fn enter(&mut self, joined: Joined) {
-        let key = joined.room.key().clone();
-        // Joined twice, by name and by pattern: the first place holds.
-        self.follows.entry(key).or_insert(Follow {
-            room: joined.room,
-            reached: joined.after,
-            since_ms: joined.since_ms,
-        });
     }
 
     /// The rooms it follows from.
@@ -235,16 +144,10 @@ impl<D: Dialect> Session<D> {
         self.subscriber.id
     }
 
-    /// What it follows, as it asked.
+    /// How it is seen from outside.
     #[must_use]
-    pub fn patterns(&self) -> Vec<String> {
-        self.patterns.iter().map(ToString::to_string).collect()
-    }
-
-    /// What it has got so far.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.stats
+    pub fn profile(&self) -> &Arc<Profile> {
+        &self.profile
     }
 
     /// Where it stands.
@@ -280,29 +183,18 @@ impl<D: Dialect> Session<D> {
 
     /// Has the dialect write a notice.
     pub fn tell(&mut self, notice: &Notice<'_>) {
-        if matches!(notice, Notice::Heartbeat) {
-            self.count_conflated();
-        }
-        let place = Place { follows: &self.follows, alone: matches!(self.patterns[..], [Pattern::Room(_)]) };
+        let place = Place { follows: &self.follows, alone: self.alone };
         self.dialect.notice(notice, &place);
-    }
-
-    /// Counted now and then and not at each delivery: it takes the mailbox's lock.
-    fn count_conflated(&mut self) {
-        // The lower half is enough for a difference.
-        let conflated = u32::try_from(self.subscriber.mailbox.counts().conflated & u64::from(u32::MAX)).unwrap_or(0);
-        self.meter.conflated(u64::from(conflated.wrapping_sub(self.conflated)));
-        self.conflated = conflated;
     }
 
     /// Hands out what was gathered.
     pub fn take(&mut self) -> Option<D::Output> {
-        let place = Place { follows: &self.follows, alone: matches!(self.patterns[..], [Pattern::Room(_)]) };
+        let place = Place { follows: &self.follows, alone: self.alone };
         self.dialect.take(&place)
     }
 
     fn place(&self) -> Place<'_> {
-        Place { follows: &self.follows, alone: matches!(self.patterns[..], [Pattern::Room(_)]) }
+        Place { follows: &self.follows, alone: self.alone }
     }
 
     fn tell_gap(&mut self, room: &RoomName, gap: Gap) {
@@ -310,7 +202,8 @@ impl<D: Dialect> Session<D> {
         self.tell(&Notice::Gap { room, gap });
     }
 
-    fn write(&mut self, event: &Arc<Event>) {
+    /// Writes an event; `true` if it was one that the reader wants and did not have.
+    fn write(&mut self, event: &Arc<Event>) -> bool {
         // Most follow one room, which needs no look into the map.
         let only = if self.follows.len() == 1 {
             self.follows.get_index_mut(0).filter(|(key, _)| **key == event.room)
@@ -321,19 +214,22 @@ impl<D: Dialect> Session<D> {
             Some((_, follow)) => follow,
             None => match self.follows.get_mut(&event.room) {
                 Some(follow) => follow,
-                None => return,
+                None => return false,
             },
         };
         if event.seq <= follow.reached {
-            return;
+            return false;
         }
         follow.reached = event.seq;
+        books::settle(follow, event.seq, &self.profile.books, self.meter);
         if event.arrived_ms < follow.since_ms {
-            return;
+            self.profile.books.filtered.add(1);
+            self.meter.filtered(1);
+            return false;
         }
-        self.stats.delivered += 1;
-        let place = Place { follows: &self.follows, alone: matches!(self.patterns[..], [Pattern::Room(_)]) };
+        let place = Place { follows: &self.follows, alone: self.alone };
         self.dialect.event(event, &place);
+        true
     }
 
     fn control(&mut self, control: Control, inbox: &mut Inbox<Delivery>) {
@@ -347,34 +243,11 @@ impl<D: Dialect> Session<D> {
                 }
             }
             Control::ReadAgain => self.reading = false,
+            Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
+            Control::Rights => self.leave_what_is_not_allowed(),
+            // Whoever asked may have gone.
+            Control::Inspect(reply) => drop(reply.send(self.seen())),
             Control::Close(closing) => self.closing = Some(closing),
-        }
-    }
-
-    /// A room that came to be and matches a pattern.
-    fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
-        let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
-        let wanted = self.patterns.iter().any(|pattern| pattern.matches(room.name()));
-        let full = self.follows.len() >= self.rooms_max as usize;
-        if !wanted || full {
-            room.leave(self.subscriber.id);
-            inbox.mailbox().forget(&key);
-            if wanted {
-                let (name, max) = (room.name(), self.rooms_max);
-                let message =
-                    format!("the room {name} is not followed: there are {max} already (limits.rooms_per_connection)");
-                self.tell(&Notice::Error { code: "too_many_rooms", message: &message });
-            }
-            return;
-        }
-        let (gap, after) = (joined.gap, joined.after);
-        self.enter(joined);
-        if let Some(gap) = gap {
-            self.tell_gap(room.name(), gap);
-        }
-        // Whether it begins behind may have been told before the room was known.
-        if !self.behind.contains(&key) && inbox.level(&key, after) != Level::Live {
-            self.behind.push_back(key);
         }
     }
 
@@ -388,12 +261,11 @@ impl<D: Dialect> Session<D> {
                 continue;
             }
             let run = self.shed.remove(index);
-            if !self.follows.contains_key(&run.stream) {
-                continue;
-            }
+            let Some(follow) = self.follows.get_mut(&run.stream) else { continue };
+            follow.told_ahead += run.count;
             let (room, reason) = (run.stream.name(), run.reason.name());
             record::shed(room.namespace(), run.lane.name(), reason, run.count);
-            self.stats.dropped += run.count;
+            self.profile.books.shed(run.reason, run.count);
             let (from_seq, to_seq, count) = (run.from, run.to, run.count);
             self.tell(&Notice::Dropped { room, from_seq, to_seq, count, reason });
         }
@@ -409,7 +281,8 @@ impl<D: Dialect> Handler for Session<D> {
         batch: &mut Batch<Delivery>,
         inbox: &mut Inbox<Delivery>,
     ) -> Result<Flow<D::Output>, Fault> {
-        let before = self.stats.delivered;
+        let before = self.profile.books.delivered.get();
+        let mut delivered = 0;
         self.shed.append(&mut batch.shed);
         for delivery in batch.messages.drain(..) {
             match delivery {
@@ -417,17 +290,22 @@ impl<D: Dialect> Handler for Session<D> {
                     if !self.shed.is_empty() {
                         self.tell_shed(Some((&event.room, event.seq)));
                     }
-                    self.write(&event);
+                    if self.write(&event) {
+                        delivered += 1;
+                        self.note_latency(&event);
+                    }
                 }
                 Delivery::Control(control) => self.control(*control, inbox),
             }
         }
+        self.profile.books.delivered.add(delivered);
         if !self.shed.is_empty() && inbox.mailbox().depth().messages == 0 {
             // Nothing waits that would come before them.
             self.tell_shed(None);
         }
         for (key, _) in batch.behind.drain(..) {
             self.meter.caught_up();
+            self.profile.books.catch_ups.add(1);
             self.behind.push_back(key);
         }
         if self.closing.is_none() {
@@ -439,7 +317,7 @@ impl<D: Dialect> Handler for Session<D> {
                 inbox.mailbox().tick();
             }
         }
-        self.meter.delivered(usize::try_from(self.stats.delivered - before).unwrap_or(0));
+        self.meter.delivered(self.profile.books.delivered.get() - before);
         Ok(match self.take() {
             Some(output) => Flow::Yield(output),
             None if self.closing.is_some() => Flow::Stop,
@@ -451,12 +329,11 @@ impl<D: Dialect> Handler for Session<D> {
 impl<D: Dialect> Drop for Session<D> {
     fn drop(&mut self) {
         self.meter.closed();
-        self.count_conflated();
-        // Closed first, so that no room takes it in any more; then it leaves those it knows.
-        self.subscriber.mailbox.close_and_clear();
+        // First it leaves those it knows, and what they had for it until then is in the books; then it is closed, so that no other takes it in.
+        let follows = std::mem::take(&mut self.follows);
+        let abandoned: u64 = follows.values().map(|follow| books::waiting_at_leave(follow, self.subscriber.id)).sum();
+        self.meter.abandoned(abandoned);
         self.rooms.unwatch(self.subscriber.id, None);
-        for follow in self.follows.values() {
-            follow.room.leave(self.subscriber.id);
-        }
+        self.subscriber.mailbox.close_and_clear();
     }
 }

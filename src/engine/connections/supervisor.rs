@@ -1,22 +1,33 @@
-//! All connections: starts, lists, kicks and drains them. Each runs in the task that owns its socket; what is kept here is its mailbox and what an operator wants to know of it.
+//! All connections: starts, lists, kicks and drains them, and ends those whose credential ends. Each runs in the task that owns its socket; what is kept here is its mailbox and its profile.
 //!
-//! The table is shared, so that a connection that comes or goes needs nobody's turn; what has to be done to many of them is done by one ractor actor, one order after the other.
+//! The table is shared, so that a connection that comes or goes needs nobody's turn; what has to be done to many of them is done by one ractor actor, one order after the other, and by its tick.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
-use tidegate_actors::{Batch, Bounds, Census, Fault, Flow, Handler, Inbox, Light, Mailbox, Message, Window};
+use parking_lot::Mutex;
+use tidegate_actors::{
+    Batch, Bounds, Budget, Census, Depth, Fault, Flow, Handler, Inbox, Light, Mailbox, Message, Window,
+};
 use tokio::sync::oneshot;
 
-use super::{Closing, Delivery, Dialect, Session};
+use super::profile::{Profile, Who};
+use super::session::Seen;
+use super::{Closing, Control, Delivery, Dialect, Session};
+use crate::auth::{Auth, Identity};
 use crate::clock;
 use crate::engine::rooms::{Rooms, Subscriber};
 use crate::metrics::record::TransportMeter;
 
 /// How many events a connection takes from its mailbox at once.
 const WINDOW: Window = Window { messages: 256, bytes: 128 << 10 };
+/// How long an operator waits for what a connection says of itself: one whose socket takes nothing says nothing.
+const INSPECT_WAIT: Duration = Duration::from_millis(300);
+/// Over the budget of all mailboxes the fullest give up until so much of it is left, in percent.
+const RELIEVED_PERCENT: usize = 80;
 
 /// A connection's actor.
 pub type Connection<D> = Light<Session<D>>;
@@ -33,32 +44,26 @@ struct Table {
     stopping: AtomicBool,
     census: Census,
     bounds: Bounds,
+    /// What all mailboxes together may hold.
+    budget: Option<Budget>,
     rooms_max: usize,
+    /// When something is due to a connection whose credential ends: in milliseconds since 1970, and which.
+    ends: Mutex<BTreeSet<(u64, u64)>>,
 }
 
 #[derive(Debug)]
 struct Open {
-    transport: &'static str,
-    peer: Option<SocketAddr>,
-    opened_ms: u64,
+    profile: Arc<Profile>,
     mailbox: Mailbox<Delivery>,
 }
 
 /// What an operator may want to know of a connection.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// Its number.
-    pub id: u64,
-    /// How it is connected.
-    pub transport: &'static str,
-    /// From where.
-    pub peer: Option<SocketAddr>,
-    /// Since when, in milliseconds since 1970.
-    pub opened_ms: u64,
-    /// Events that wait for it.
-    pub waiting: usize,
-    /// Rooms in which it is behind.
-    pub behind: usize,
+    /// How it is seen from outside.
+    pub profile: Arc<Profile>,
+    /// What waits in its mailbox.
+    pub depth: Depth,
 }
 
 /// Takes the connection out of the table when it ends.
@@ -70,16 +75,28 @@ pub struct Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.table.open.remove(&self.id);
+        if let Some((id, open)) = self.table.open.remove(&self.id)
+            && let Some(end) = open.profile.identity().expires_ms
+        {
+            self.table.ends.lock().remove(&(end, id));
+        }
     }
 }
 
 impl Connections {
-    /// No connections; each may hold so much in its mailbox and follow so many rooms.
+    /// No connections; each may hold so much in its mailbox, all together so many bytes (0: no limit), and each follow so many rooms.
     #[must_use]
-    pub fn new(census: Census, bounds: Bounds, rooms_max: usize) -> Self {
-        let (open, next) = (DashMap::default(), AtomicU64::new(1));
-        Self(Arc::new(Table { open, next, stopping: AtomicBool::new(false), census, bounds, rooms_max }))
+    pub fn new(census: Census, bounds: Bounds, bytes_together: usize, rooms_max: usize) -> Self {
+        Self(Arc::new(Table {
+            open: DashMap::default(),
+            next: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            census,
+            bounds,
+            budget: (bytes_together > 0).then(|| Budget::new(bytes_together)),
+            rooms_max,
+            ends: Mutex::default(),
+        }))
     }
 
     /// Starts a connection's actor; `None` while the daemon is stopping.
@@ -88,20 +105,22 @@ impl Connections {
         rooms: &Rooms,
         dialect: D,
         meter: &'static TransportMeter,
-        peer: Option<SocketAddr>,
+        who: Who,
     ) -> Option<(Connection<D>, Member)> {
         let table = &self.0;
         let id = table.next.fetch_add(1, Ordering::Relaxed);
-        let (mailbox, inbox) = Mailbox::new(table.bounds);
-        let open = Open { transport: meter.name, peer, opened_ms: clock::now_ms(), mailbox: mailbox.clone() };
-        table.open.insert(id, Box::new(open));
+        let (mailbox, inbox) = Mailbox::with_budget(table.bounds, table.budget.clone());
+        let expires_ms = who.identity.expires_ms;
+        let profile = Arc::new(Profile::new(id, meter.name, clock::now_ms(), who));
+        table.open.insert(id, Box::new(Open { profile: Arc::clone(&profile), mailbox: mailbox.clone() }));
         let member = Member { table: Arc::clone(table), id };
+        table.ends.lock().extend(expires_ms.map(|end| (end, id)));
         // After it is entered: a drain that begins now either sees it or is seen here.
         if table.stopping.load(Ordering::SeqCst) {
             return None;
         }
         let subscriber = Arc::new(Subscriber { id, mailbox });
-        let session = Session::new(rooms.clone(), subscriber, dialect, meter, table.rooms_max);
+        let session = Session::new(rooms.clone(), subscriber, profile, dialect, meter, table.rooms_max);
         // A session's start does nothing that could fail.
         let light = Light::start(session, inbox, WINDOW, &table.census).await.ok()?;
         Some((light, member))
@@ -113,28 +132,46 @@ impl Connections {
         self.0.open.len()
     }
 
+    /// What waits in all mailboxes together, in bytes, as far as it is more than a little in each.
+    #[must_use]
+    pub fn mailboxes_bytes(&self) -> usize {
+        self.0.budget.as_ref().map_or(0, Budget::used)
+    }
+
     /// What an operator may want to know, by number.
     #[must_use]
     pub fn list(&self) -> Vec<Listed> {
-        let mut listed: Vec<Listed> = self
-            .0
-            .open
-            .iter()
-            .map(|open| {
-                let depth = open.mailbox.depth();
-                let (id, Open { transport, peer, opened_ms, .. }) = (*open.key(), &**open);
-                Listed {
-                    id,
-                    transport,
-                    peer: *peer,
-                    opened_ms: *opened_ms,
-                    waiting: depth.messages,
-                    behind: depth.behind,
-                }
-            })
-            .collect();
-        listed.sort_unstable_by_key(|listed| listed.id);
+        let mut listed: Vec<Listed> = self.0.open.iter().map(|open| open.listed()).collect();
+        listed.sort_unstable_by_key(|listed| listed.profile.id);
         listed
+    }
+
+    /// One connection, and what it says of itself; nothing if its socket takes nothing for now.
+    pub async fn inspect(&self, id: u64) -> Option<(Listed, Option<Seen>)> {
+        let (reply, answer) = oneshot::channel();
+        let listed = {
+            let open = self.0.open.get(&id)?;
+            Delivery::control(&open.mailbox, Control::Inspect(reply));
+            open.listed()
+        };
+        let seen = tokio::time::timeout(INSPECT_WAIT, answer).await.ok().and_then(Result::ok);
+        Some((listed, seen))
+    }
+
+    /// A connection has shown another token.
+    pub fn show_again(&self, profile: &Profile, identity: Arc<Identity>) {
+        let mut ends = self.0.ends.lock();
+        if let Some(end) = profile.identity().expires_ms {
+            ends.remove(&(end, profile.id));
+        }
+        ends.extend(identity.expires_ms.map(|end| (end, profile.id)));
+        profile.set_identity(identity);
+    }
+}
+
+impl Open {
+    fn listed(&self) -> Listed {
+        Listed { profile: Arc::clone(&self.profile), depth: self.mailbox.depth() }
     }
 }
 
@@ -153,13 +190,111 @@ impl Message for Order {
 
 /// The supervisor at work.
 #[derive(Debug)]
-pub struct ConnectionSupervisor(Connections);
+pub struct ConnectionSupervisor {
+    connections: Connections,
+    auth: Auth,
+    /// What was granted until then was looked through.
+    generation: u64,
+}
 
 impl ConnectionSupervisor {
-    /// A supervisor of these connections.
+    /// A supervisor of these connections, who have shown what `auth` knows.
     #[must_use]
-    pub fn new(connections: Connections) -> Self {
-        Self(connections)
+    pub fn new(connections: Connections, auth: Auth) -> Self {
+        let generation = auth.generation();
+        Self { connections, auth, generation }
+    }
+
+    fn obey(&self, order: Order) {
+        let table = &self.connections.0;
+        match order {
+            Order::Kick(id, reply) => {
+                let kicked = table.open.get(&id).map(|open| Delivery::close(&open.mailbox, Closing::Kicked));
+                let _ = reply.send(kicked.is_some());
+            }
+            Order::Drain(reply) => {
+                table.stopping.store(true, Ordering::SeqCst);
+                let mut ended = 0;
+                for open in &table.open {
+                    Delivery::close(&open.mailbox, Closing::Stopping);
+                    ended += 1;
+                }
+                let _ = reply.send(ended);
+            }
+        }
+    }
+
+    /// Ends those whose token has ended, and warns those whose token ends soon.
+    fn look_at_ends(&self) {
+        let table = &self.connections.0;
+        let now = clock::now_ms();
+        let warning = u64::try_from(self.auth.expiry_warning().as_millis()).unwrap_or(u64::MAX);
+        let until = now.saturating_add(warning);
+        let (mut over, mut soon) = (Vec::new(), Vec::new());
+        {
+            let mut ends = table.ends.lock();
+            while let Some(first) = ends.first().copied().filter(|(end, _)| *end <= now) {
+                ends.remove(&first);
+                over.push(first.1);
+            }
+            soon.extend(ends.range(..=(until, u64::MAX)).copied());
+        }
+        for id in over {
+            if let Some(open) = table.open.get(&id) {
+                Delivery::close(&open.mailbox, Closing::TokenExpired);
+            }
+        }
+        for (at_ms, id) in soon {
+            if let Some(open) = table.open.get(&id)
+                && open.profile.warn_of(at_ms)
+            {
+                Delivery::control(&open.mailbox, Control::Expiring { at_ms });
+            }
+        }
+    }
+
+    /// Where what was granted may have changed: ends those whose credential does not hold any more, and tells the others what they may do now.
+    fn look_at_grants(&mut self) {
+        let generation = self.auth.generation();
+        if generation == self.generation {
+            return;
+        }
+        self.generation = generation;
+        for open in &self.connections.0.open {
+            let had = open.profile.identity();
+            match self.auth.renew(&had) {
+                None => Delivery::close(&open.mailbox, Closing::TokenRevoked),
+                Some(has) if has.rights != had.rights => {
+                    open.profile.set_identity(has);
+                    Delivery::control(&open.mailbox, Control::Rights);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Over the budget of all mailboxes, the fullest give up what can be read later.
+    fn relieve(&self) {
+        let table = &self.connections.0;
+        let Some(budget) = table.budget.as_ref().filter(|budget| budget.is_spent()) else { return };
+        let mut by_bytes: Vec<(usize, u64)> =
+            table.open.iter().map(|open| (open.mailbox.depth().bytes, *open.key())).collect();
+        by_bytes.sort_unstable_by(|a, b| b.cmp(a));
+        let enough = budget.max() / 100 * RELIEVED_PERCENT;
+        let mut relieved = 0;
+        for (_, id) in by_bytes {
+            if budget.used() <= enough {
+                break;
+            }
+            if let Some(open) = table.open.get(&id) {
+                open.mailbox.give_up_all();
+                relieved += 1;
+            }
+        }
+        tracing::warn!(
+            connections = relieved,
+            "limits.mailboxes_bytes is spent: the fullest mailboxes gave up what waited"
+        );
     }
 }
 
@@ -168,23 +303,13 @@ impl Handler for ConnectionSupervisor {
     type Output = ();
 
     async fn handle(&mut self, batch: &mut Batch<Order>, _: &mut Inbox<Order>) -> Result<Flow<()>, Fault> {
-        let table = &self.0.0;
         for order in batch.messages.drain(..) {
-            match order {
-                Order::Kick(id, reply) => {
-                    let kicked = table.open.get(&id).map(|open| Delivery::close(&open.mailbox, Closing::Kicked));
-                    let _ = reply.send(kicked.is_some());
-                }
-                Order::Drain(reply) => {
-                    table.stopping.store(true, Ordering::SeqCst);
-                    let mut ended = 0;
-                    for open in &table.open {
-                        Delivery::close(&open.mailbox, Closing::Stopping);
-                        ended += 1;
-                    }
-                    let _ = reply.send(ended);
-                }
-            }
+            self.obey(order);
+        }
+        if batch.tick {
+            self.look_at_ends();
+            self.look_at_grants();
+            self.relieve();
         }
         Ok(Flow::Continue)
     }

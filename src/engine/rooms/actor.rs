@@ -22,6 +22,7 @@ use crate::clock;
 use crate::engine::connections::Delivery;
 use crate::event::{Ack, Event};
 use crate::log::LogError;
+use crate::metrics::record;
 
 /// How much a room takes at once: enough to commit and deliver together what comes together, not so much that a join waits long.
 pub(super) const WINDOW: Window = ROOM_WINDOW;
@@ -155,7 +156,7 @@ impl RoomActor {
         let events: SmallVec<[Arc<Event>; 1]> = events
             .drain(..)
             .zip(first..)
-            .map(|(event, seq)| Arc::new(Event::number(self.room.key(), seq, now_ms, event)))
+            .map(|(event, seq)| Arc::new(Event::number(self.room.key(), seq, now_ms, now_us, event)))
             .collect();
         let last = first + events.len() as u64 - 1;
         self.room.created.compare_exchange(0, first, Ordering::AcqRel, Ordering::Relaxed).ok();
@@ -229,6 +230,7 @@ impl RoomActor {
         let mut closed = Vec::new();
         let many = {
             let members = self.room.members.lock();
+            self.note_offered(members.len());
             let many = members.len() > READERS_AT_ONCE;
             if !many {
                 members.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
@@ -240,7 +242,19 @@ impl RoomActor {
             some.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
             tokio::task::yield_now().await;
         }
-        closed.into_iter().for_each(|id| self.room.leave(id));
+        for id in closed {
+            // It closed between two looks; what was counted as due to it comes to nobody.
+            record::abandoned(self.fresh.len() as u64);
+            self.room.leave(id);
+        }
+    }
+
+    /// Counts what is due to so many readers. Under the lock of the readers, so that one that leaves knows exactly what it was offered.
+    fn note_offered(&self, readers: usize) {
+        if let Some(last) = self.fresh.last() {
+            self.room.offered.store(last.seq, Ordering::Release);
+        }
+        self.room.meter.due(self.fresh.len() * readers);
     }
 
     fn offer(&self, id: u64, mailbox: &Mailbox<Delivery>, closed: &mut Vec<u64>) {
@@ -253,7 +267,11 @@ impl RoomActor {
 
     /// Offers to all readers and waits for those that are full, all of them together no longer than the namespace says.
     async fn deliver_waiting(&self) {
-        let members: Vec<_> = self.room.members.lock().values().cloned().collect();
+        let members: Vec<_> = {
+            let members = self.room.members.lock();
+            self.note_offered(members.len());
+            members.values().cloned().collect()
+        };
         let deadline = tokio::time::Instant::now() + self.room.settings().wait;
         for mailbox in members {
             for event in &self.fresh {
@@ -277,7 +295,7 @@ impl RoomActor {
         room.used_ms.store(clock::now_ms(), Ordering::Relaxed);
         let (after, gap) = if already { (head, None) } else { room.begin(start) };
         let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
-        let joined = Joined { room: Arc::clone(room), after, since_ms, gap, already };
+        let joined = Joined { room: Arc::clone(room), after, since_ms, gap, head, already };
         // Told first: whatever the room sends from here on meets a reader that knows it.
         match reply {
             Some(reply) => drop(reply.send(joined)),

@@ -258,7 +258,7 @@ impl Rooms {
         });
     }
 
-    /// Has a reader follow everything it asks for, up to `rooms_max` rooms. Rooms that come to be later and match a pattern are joined then.
+    /// Has a reader follow everything it asks for and may read, up to `rooms_max` rooms. Rooms that come to be later and match a pattern are joined then.
     ///
     /// # Errors
     /// [`PublishError::TooManyRooms`], or a room that does not take readers now.
@@ -268,6 +268,7 @@ impl Rooms {
         patterns: &[Pattern],
         start: &StartAt,
         rooms_max: usize,
+        may: &(dyn Fn(&RoomName) -> bool + Sync),
     ) -> Result<Followed, PublishError> {
         let alone = matches!(patterns, [Pattern::Room(_)]);
         let mut wanted: Vec<(RoomName, Start)> = Vec::new();
@@ -286,7 +287,7 @@ impl Rooms {
             }
         }
         let mut seen = std::collections::HashSet::new();
-        wanted.retain(|(name, _)| seen.insert(name.clone()));
+        wanted.retain(|(name, _)| may(name) && seen.insert(name.clone()));
         let too_many = wanted.len() > rooms_max;
         wanted.truncate(rooms_max);
         let (mut waiting, mut fault) = (Vec::with_capacity(wanted.len()), None);

@@ -34,6 +34,8 @@ pub struct Room {
     pub(super) members: Mutex<IndexMap<u64, Mailbox<Delivery>, ahash::RandomState>>,
     /// The last seq given out, 0 if none.
     pub(super) head: AtomicU64,
+    /// The last seq that was offered to the readers. Written under their lock.
+    pub(super) offered: AtomicU64,
     /// The first seq ever, 0 if none.
     pub(super) created: AtomicU64,
     pub(super) used_ms: AtomicU64,
@@ -69,6 +71,8 @@ pub struct Joined {
     pub since_ms: u64,
     /// What is missing before that, if something is.
     pub gap: Option<Gap>,
+    /// The room's head at that moment: what comes later is offered to the reader.
+    pub head: u64,
     /// Whether the reader followed it before: then nothing has changed.
     pub already: bool,
 }
@@ -130,6 +134,7 @@ impl Room {
             tails_bytes,
             members: Mutex::default(),
             head: AtomicU64::new(head),
+            offered: AtomicU64::new(head),
             created: AtomicU64::new(held.map_or(0, |held| held.created)),
             used_ms: AtomicU64::new(now_ms),
             arrived_ms: AtomicU64::new(held.map_or(0, |held| held.last_arrived_ms)),
@@ -226,10 +231,18 @@ impl Room {
         u128::from(idle_ms) >= self.settings.idle_after.as_millis()
     }
 
-    /// Lets a reader go.
-    pub fn leave(&self, subscriber: u64) {
-        self.members.lock().swap_remove(&subscriber);
+    /// The last seq that was offered to the readers.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
+        self.offered.load(Ordering::Acquire)
+    }
+
+    /// Lets a reader go; the last seq that it was offered.
+    pub fn leave(&self, subscriber: u64) -> u64 {
         self.used_ms.store(clock::now_ms(), Ordering::Relaxed);
+        let mut members = self.members.lock();
+        members.swap_remove(&subscriber);
+        self.offered()
     }
 
     /// Applies the tail's bounds: the namespace's, and `log.tails_bytes` over all rooms, to which the largest contribute by halves, and retention.

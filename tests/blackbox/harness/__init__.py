@@ -1,5 +1,9 @@
 """Tools of the black-box tests: the real daemon and the real clients. Nothing here knows a test.
 
 `process` starts and ends children, `daemon` runs tidegate, `api` speaks plain HTTP, `sse` reads with curl, `ws` speaks
-WebSocket, `browser` drives Chromium, `load` publishes from threads and checks what readers saw.
+WebSocket, `browser` drives Chromium, `load` publishes from threads and checks what readers saw, `tokens` makes
+keys, tokens, hashes and a JWKS server. `raw` and `frames` speak HTTP and WebSocket by hand, to say what no client would;
+`hostile` looks at what that did.
+`prometheus` runs the real Prometheus with the configuration of grafana/.
+`contract` holds messages against docs/asyncapi.yaml, `nginx` is the real one with config/nginx.conf.
 """

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timezone
+from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import quote
 
 import requests
@@ -15,8 +16,10 @@ class Api:
 
     def __init__(self, url, key):
         self.url, self.key = url, key
+        self.tls = self.authority = None  # for an https address: an SSLContext, and the file with who signed the certificate
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy, no .netrc
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a cookie goes out only where a test says so
 
     def request(self, method, path, *, key="", headers=None, **options):
         """Any call; `key=None` sends no credential."""
@@ -30,6 +33,16 @@ class Api:
     def get(self, path, **options):
         """A GET of a path."""
         return self.request("GET", path, **options)
+
+    def login(self, username, password, **more):
+        """A login as it was answered."""
+        return self.request("POST", "/api/v1/auth/login", key=None, json={"username": username, "password": password, **more})
+
+    def me(self, key=""):
+        """Who the daemon takes one for."""
+        answer = self.get("/api/v1/auth/me", key=key)
+        assert answer.status_code == 200, f"me: {answer.status_code} {answer.text}"
+        return answer.json()
 
     def post_events(self, room, body, content_type="application/json", session=None, **params):
         """A raw publish; `body` is text or bytes as it goes over the wire. The answer as it came."""
@@ -84,13 +97,14 @@ class Api:
         return answer.json()
 
 
-def problem(answer, *statuses):
-    """The problem+json of an answer that must be one of `statuses`; checks what RFC 9457 and docs/api.md require of it."""
+def problem(answer, *statuses, kind=None):
+    """The problem+json of an answer that must be one of `statuses` (and of this kind); checks what RFC 9457 and docs/api.md require."""
     assert answer.status_code in statuses, f"expected {statuses}: {answer.status_code} {answer.text}"
     assert answer.headers.get("content-type", "").split(";")[0] == PROBLEM, f"{answer.headers} {answer.text}"
     found = answer.json()
     assert found["status"] == answer.status_code, found
     assert isinstance(found["type"], str) and found["title"] and found["detail"], found
+    assert kind is None or found["type"].rsplit(":", 1)[-1] == kind, f"expected kind {kind}: {found}"
     for fault in found.get("errors", []):
         assert fault["message"], found
     return found

@@ -46,11 +46,16 @@ class Result:
 class Daemon(Api):
     """One daemon: its directory, its settings, its process, and (as an `Api`) its HTTP interface."""
 
-    def __init__(self, directory, settings):
+    def __init__(self, directory, settings, lasting=False):
         self.directory = Path(directory)
+        self.lasting = lasting
         self.key = secrets.token_urlsafe(24)
         self.log_dir = self.directory / "log"
         self.token_file = self.directory / "token"
+        # Where the daemon keeps these by default, seen from the directory it is started in.
+        data = self.directory / "data"
+        self.secret_file, self.keys_file, self.revoked_file, self.audit_file = (
+            data / name for name in ("secret", "keys.toml", "revoked", "audit.log"))
         self.settings = {
             "SERVER__LISTEN": "127.0.0.1:0",
             "LOG__DIR": self.log_dir,
@@ -59,7 +64,7 @@ class Daemon(Api):
             "SOURCES__HOST__ENABLED": "false",
         }
         self.settings.update(settings)
-        self.wrapper = []
+        self.wrapper, self.arguments = [], []
         self.process = None
         self.address = None
         self.runs = []
@@ -69,8 +74,8 @@ class Daemon(Api):
         """Starts it and returns when it is ready. A port it once had is kept."""
         assert self.process is None, "the daemon runs already"
         env = environment({**self.settings, **({"SERVER__LISTEN": self.address} if self.address else {})})
-        self.process = spawn([*self.wrapper, binary(), "serve"], cwd=self.directory, env=env, stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = spawn([*self.wrapper, binary(), "serve", *self.arguments], cwd=self.directory, env=env, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, lasting=self.lasting)
         self.stdout, self.stderr = Lines(self.process.stdout), Lines(self.process.stderr)
         self.runs.append((self.stdout, self.stderr))
         found = self.stderr.wait_for(r"listening on (?:http://)?([0-9.]+:\d+|\[[0-9a-f:]+\]:\d+)", START_SECONDS)
@@ -80,6 +85,23 @@ class Daemon(Api):
         self.address = found.group(1)
         self.url = f"http://{self.address}"
         return self
+
+    def configure(self, text):
+        """Puts a settings file beside the environment (which goes before it). Returns the daemon."""
+        file = self.directory / "tidegate.toml"
+        file.write_text(text)
+        self.arguments = ["--config", str(file)]
+        return self
+
+    def reload(self, text=None, says="settings reloaded"):
+        """Writes the settings file anew, sends SIGHUP, and returns the log line that tells how it went."""
+        if text is not None:
+            self.configure(text)
+        start = self.stderr.count()
+        self.process.send_signal(signal.SIGHUP)
+        found = self.stderr.wait_for(says, START_SECONDS, start)
+        assert found, f"after SIGHUP the log does not say {says!r} (exit code {self.process.poll()})"
+        return found.string
 
     def terminate(self):
         """SIGTERM; returns when it has gone, and requires exit code 0."""
@@ -105,6 +127,12 @@ class Daemon(Api):
         """SIGTERM and a new start on the same port and directory."""
         self.terminate()
         return self.start()
+
+    def revive(self):
+        """Starts it again if it has died."""
+        if self.process.poll() is not None:
+            self._ended()
+            self.start()
 
     def stop(self):
         """The end of the test: no politeness, nothing left behind."""
@@ -133,10 +161,21 @@ class Daemon(Api):
 
     def rss_bytes(self):
         """Resident memory of the process."""
+        return self._memory("VmRSS")
+
+    def peak_bytes(self):
+        """The most resident memory it had since `forget_peak`."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self):
+        """The peak begins anew, from what is resident now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name):
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-        raise AssertionError("no VmRSS")
+        raise AssertionError(f"no {name}")
 
 
 def run(arguments, settings, directory, stdin=None, timeout=15):

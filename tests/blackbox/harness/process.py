@@ -1,6 +1,7 @@
 """Child processes that never outlive their test, and waits that have a deadline.
 
-Every child is in its own process group, dies with pytest (parent-death signal) and is killed at the end of its test.
+Every child is in its own process group, dies with pytest (parent-death signal) and is killed at the end of its test,
+but for those that a module's tests share.
 """
 
 import ctypes
@@ -21,11 +22,13 @@ def _die_with_parent():
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def spawn(command, **options):
-    """Starts a child in its own group. Call it from the main thread only: the parent-death signal follows the thread."""
+def spawn(command, lasting=False, **options):
+    """Starts a child in its own group. Call it from the main thread only: the parent-death signal follows the thread.
+    With `lasting` it may outlive its test; whoever started it ends it."""
     assert threading.current_thread() is threading.main_thread(), "spawn children from the main thread"
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent, **options)
-    _children.append(child)
+    if not lasting:
+        _children.append(child)
     return child
 
 
@@ -76,10 +79,15 @@ class Lines:
         self._thread.join(timeout)
         return self.text()
 
-    def wait_for(self, pattern, timeout):
-        """The first match of `pattern` in a line, or None when the output ended or the time is over."""
+    def count(self):
+        """How many lines came so far."""
+        with self._change:
+            return len(self._lines)
+
+    def wait_for(self, pattern, timeout, start=0):
+        """The first match of `pattern` in a line from `start` on, or None when the output ended or the time is over."""
         deadline = time.monotonic() + timeout
-        seen = 0
+        seen = start
         with self._change:
             while True:
                 while seen < len(self._lines):

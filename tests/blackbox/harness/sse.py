@@ -25,14 +25,19 @@ class Message:
 
 
 class Sse:
-    """One curl on /v1/stream."""
+    """One curl on /v1/stream; `curl` are more options for it."""
 
-    def __init__(self, daemon, rooms, last_id=None, key="", **params):
+    def __init__(self, daemon, rooms, last_id=None, key="", headers=None, curl=(), **params):
         command = ["curl", "-sS", "-N", "-i", "--http1.1", "--noproxy", "*", "-H", "Accept: text/event-stream"]
         if key is not None:
             command += ["-H", f"Authorization: Bearer {key or daemon.key}"]
         if last_id is not None:
             command += ["-H", f"Last-Event-ID: {last_id}"]
+        for name, value in (headers or {}).items():
+            command += ["-H", f"{name}: {value}"]
+        if daemon.authority:
+            command += ["--cacert", str(daemon.authority)]
+        command += curl
         query = urlencode({"rooms": rooms, **params})
         self.child = spawn(command + [f"{daemon.url}/v1/stream?{query}"], stdin=subprocess.DEVNULL,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)

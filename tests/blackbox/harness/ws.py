@@ -5,7 +5,7 @@ import socket
 import time
 from urllib.parse import urlencode
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 WAIT = 15
@@ -13,26 +13,29 @@ WAIT = 15
 
 class Ws:
     """One connection to /v1/stream. With `slow=True` only a little is buffered on this side, so that not calling `next` makes
-    the server feel a slow reader."""
+    the server feel a slow reader. `source` is the address it comes from."""
 
-    def __init__(self, daemon, rooms=None, key="", slow=False, welcome=True, **params):
+    def __init__(self, daemon, rooms=None, key="", slow=False, welcome=True, headers=None, source=None, **params):
         query = {**({"rooms": rooms} if rooms else {}), **params}
-        headers = {} if key is None else {"Authorization": f"Bearer {key or daemon.key}"}
+        headers = {**({} if key is None else {"Authorization": f"Bearer {key or daemon.key}"}), **(headers or {})}
         host, port = daemon.address.rsplit(":", 1)
         self.socket = socket.socket()
         if slow:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.settimeout(WAIT)
         self.socket.connect((host, int(port)))
         try:
             self.connection = connect(
-                f"ws://{daemon.address}/v1/stream" + (f"?{urlencode(query)}" if query else ""), sock=self.socket,
-                additional_headers=headers, proxy=None, compression=None, ping_interval=None, close_timeout=1,
+                f"{'wss' if daemon.tls else 'ws'}://{daemon.address}/v1/stream" + (f"?{urlencode(query)}" if query else ""),
+                sock=self.socket, ssl=daemon.tls, additional_headers=headers, proxy=None, compression=None, ping_interval=None, close_timeout=1,
                 open_timeout=WAIT, max_size=None, max_queue=(2, 1) if slow else 1024, legacy=True)
         except BaseException:
             self.socket.close()
             raise
-        self.welcome = None
+        self.socket = self.connection.socket  # with TLS another one
+        self.welcome, self.reason = None, None
         if welcome:
             self.welcome = self.next()
             assert self.welcome["type"] == "welcome", f"the first message is no welcome: {self.welcome}"
@@ -100,6 +103,7 @@ class Ws:
             while True:
                 before.append(self.next(max(0.01, deadline - time.monotonic())))
         except ConnectionClosed as end:
+            self.reason = end.rcvd.reason if end.rcvd else None
             return (end.rcvd.code if end.rcvd else 1006), before
 
     def close(self):
@@ -109,3 +113,23 @@ class Ws:
         except OSError:
             pass
         self.connection.close()
+
+
+class Refusal:
+    """The answer to a WebSocket that was not opened, in the words of `requests`."""
+
+    def __init__(self, response):
+        self.status_code, self.headers, self.text = response.status_code, response.headers, (response.body or b"").decode()
+
+    def json(self):
+        """The body as JSON."""
+        return json.loads(self.text)
+
+
+def refused(daemon, *arguments, **options):
+    """Opens a WebSocket that must be refused; the answer."""
+    try:
+        Ws(daemon, *arguments, **options).close()
+    except InvalidStatus as refusal:
+        return Refusal(refusal.response)
+    raise AssertionError("the WebSocket was opened")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate_actors::{Inbox, Level};
 
 use super::super::{Control, Delivery, Dialect};
-use super::Session;
+use super::{Session, books};
 use crate::engine::rooms::{Gap, Step};
 use crate::event::{Event, RoomKey};
 use crate::log::{LogError, Read, RoomIndex};
@@ -24,6 +24,7 @@ impl<D: Dialect> Session<D> {
         let Some(mut gap) = follow.room.gap(follow.reached) else { return false };
         gap.first_seq = upto.unwrap_or(gap.first_seq);
         follow.reached = gap.first_seq - 1;
+        books::settle_gap(follow, gap.first_seq - 1, &self.profile.books, self.meter);
         let room = Arc::clone(&follow.room);
         self.tell_gap(room.name(), gap);
         true
@@ -44,7 +45,8 @@ impl<D: Dialect> Session<D> {
             None if self.step_over_gap(key, None) => reached = 0,
             _ => {}
         }
-        events.iter().for_each(|event| self.write(event));
+        let delivered = events.iter().filter(|event| self.write(event)).count() as u64;
+        self.profile.books.delivered.add(delivered);
         if let Some(follow) = self.follows.get(key)
             && (!events.is_empty() || reached == 0)
         {
@@ -68,6 +70,7 @@ impl<D: Dialect> Session<D> {
         }
         let gap = Gap { after: follow.reached, first_seq: tail_begins };
         follow.reached = tail_begins - 1;
+        books::settle_gap(follow, tail_begins - 1, &self.profile.books, self.meter);
         let room = follow.room.name().clone();
         self.tell_gap(&room, gap);
     }

@@ -1,0 +1,163 @@
+//! What a reader joins and leaves: rooms by name, rooms by pattern, rooms that come to be later, and those that it may not read any more.
+
+use std::sync::Arc;
+
+use tidegate_actors::{Inbox, Level};
+
+use super::super::{Delivery, Dialect, Notice};
+use super::{Follow, Session, books};
+use crate::engine::rooms::{Gap, Joined, PublishError, StartAt};
+use crate::event::{Pattern, RoomKey, RoomName};
+
+/// What a reader that joins cannot have.
+#[derive(Debug)]
+pub struct Missed {
+    gaps: Vec<(RoomName, Gap)>,
+    /// Rooms that it followed before: there nothing has changed.
+    pub already: Vec<RoomName>,
+    /// Whether there were more rooms than it may follow.
+    pub too_many: bool,
+}
+
+/// How a stream began.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun {
+    /// Whether something is missing.
+    pub gaps: bool,
+    /// Whether there were more rooms than it may follow.
+    pub too_many: bool,
+}
+
+impl<D: Dialect> Session<D> {
+    /// Follows the first rooms; the dialect is told the welcome, then gaps.
+    ///
+    /// # Errors
+    /// Where a room does not take readers now.
+    pub async fn begin(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Begun, PublishError> {
+        let missed = self.join(patterns, start).await?;
+        let rooms: Vec<String> = self.profile.patterns().iter().map(ToString::to_string).collect();
+        self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms });
+        let begun = Begun { gaps: !missed.gaps.is_empty(), too_many: missed.too_many };
+        self.tell_gaps(missed);
+        Ok(begun)
+    }
+
+    /// Follows more rooms, or none of them. Of what a pattern matches, only what the reader may read.
+    ///
+    /// # Errors
+    /// Where a room does not take readers now; everything is as it was then.
+    pub async fn join(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Missed, PublishError> {
+        let left = (self.rooms_max as usize).saturating_sub(self.follows.len());
+        let before = self.profile.patterns();
+        let new: Vec<Pattern> = patterns.iter().filter(|pattern| !before.contains(pattern)).cloned().collect();
+        self.alone = self.profile.set_patterns(|all| all.extend(new.iter().cloned()));
+        let identity = self.profile.identity();
+        let may = |name: &RoomName| identity.rights.may_read(name);
+        let followed = match self.rooms.follow(&self.subscriber, patterns, start, left, &may).await {
+            Ok(followed) => followed,
+            Err(error) => {
+                self.alone = self.profile.set_patterns(|all| all.retain(|pattern| !new.contains(pattern)));
+                self.rooms.unwatch(self.subscriber.id, Some(&new));
+                return Err(error);
+            }
+        };
+        let mut missed = Missed { gaps: Vec::new(), already: Vec::new(), too_many: followed.too_many };
+        for joined in followed.joined {
+            if joined.already {
+                // Where it stands does not change. If it came by a pattern just now, its own word is still in the mailbox.
+                missed.already.push(joined.room.name().clone());
+                continue;
+            }
+            missed.gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
+            self.enter(joined);
+        }
+        // Most readers follow one room for ever, and there are many of them.
+        self.follows.shrink_to_fit();
+        Ok(missed)
+    }
+
+    /// Tells what is missing at the beginning.
+    pub fn tell_gaps(&mut self, missed: Missed) {
+        for (room, gap) in missed.gaps {
+            self.tell_gap(&room, gap);
+        }
+    }
+
+    /// Stops following; what was gathered stays.
+    pub fn unfollow(&mut self, patterns: &[Pattern]) {
+        self.rooms.unwatch(self.subscriber.id, Some(patterns));
+        self.alone = self.profile.set_patterns(|all| all.retain(|pattern| !patterns.contains(pattern)));
+        let left = self.profile.patterns();
+        let still = |key: &RoomKey| left.iter().any(|pattern| pattern.matches(key.name()));
+        let gone: Vec<RoomKey> = self.follows.keys().filter(|key| !still(key)).cloned().collect();
+        gone.iter().for_each(|key| self.leave(key));
+    }
+
+    /// What it may do has changed: rooms that it may not read any more are left, and it is told which.
+    pub fn leave_what_is_not_allowed(&mut self) {
+        let rights = &self.profile.identity().rights;
+        let forbidden: Vec<RoomKey> = self.follows.keys().filter(|key| !rights.may_read(key.name())).cloned().collect();
+        for key in &forbidden {
+            self.leave(key);
+            let message = format!("the credential does not allow to read {} any more", key.name());
+            self.tell(&Notice::error("forbidden", &message));
+        }
+        let gone: Vec<Pattern> =
+            self.profile.patterns().into_iter().filter(|pattern| !rights.may_read_some(pattern)).collect();
+        self.rooms.unwatch(self.subscriber.id, Some(&gone));
+        self.alone = self.profile.set_patterns(|all| all.retain(|pattern| !gone.contains(pattern)));
+    }
+
+    fn leave(&mut self, key: &RoomKey) {
+        if let Some(follow) = self.follows.shift_remove(key) {
+            let waiting = books::waiting_at_leave(&follow, self.subscriber.id);
+            self.left_due += (follow.settled + follow.told_ahead).saturating_sub(follow.joined_at);
+            self.meter.abandoned(waiting);
+        }
+        self.subscriber.mailbox.forget(key);
+        self.shed.retain(|run| run.stream != *key);
+        self.behind.retain(|other| other != key);
+    }
+
+    fn enter(&mut self, joined: Joined) {
+        let key = joined.room.key().clone();
+        // Joined twice, by name and by pattern: the first place holds.
+        self.follows.entry(key).or_insert(Follow {
+            room: joined.room,
+            reached: joined.after,
+            since_ms: joined.since_ms,
+            joined_at: joined.head,
+            settled: joined.head,
+            told_ahead: 0,
+        });
+    }
+
+    /// A room that came to be and matches a pattern.
+    pub(super) fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
+        let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
+        let may = self.profile.identity().rights.may_read(room.name());
+        let wanted = may && self.profile.wants(|pattern| pattern.matches(room.name()));
+        let full = self.follows.len() >= self.rooms_max as usize;
+        if !wanted || full {
+            let offered = room.leave(self.subscriber.id);
+            self.meter.abandoned(offered.saturating_sub(joined.head));
+            inbox.mailbox().forget(&key);
+            if wanted {
+                let (name, max) = (room.name(), self.rooms_max);
+                let message =
+                    format!("the room {name} is not followed: there are {max} already (limits.rooms_per_connection)");
+                self.tell(&Notice::error("too_many_rooms", &message));
+            }
+            return;
+        }
+        let (gap, after) = (joined.gap, joined.after);
+        self.enter(joined);
+        if let Some(gap) = gap {
+            self.tell_gap(room.name(), gap);
+        }
+        // Whether it begins behind may have been told before the room was known.
+        if !self.behind.contains(&key) && inbox.level(&key, after) != Level::Live {
+            self.behind.push_back(key);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! How much one client may take: counts of what is open and rates of what comes, by client address and by subject. Knows no HTTP and no room; a refusal says which limit it was and when to come back.
+//!
+//! [`client`] finds the address that counts; [`places`] counts what is open; rates are governor's (the generic cell rate algorithm, as leaky bucket). With every limit at 0 nothing is kept.
+
+pub mod client;
+pub mod places;
+mod publishers;
+mod rates;
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use smol_str::SmolStr;
+
+use crate::event::RoomName;
+use crate::settings::Limits as Settings;
+use places::{Place, Places};
+use publishers::Publishers;
+use rates::Rate;
+pub use rates::{MessageRate, Verdict};
+
+/// What one client had too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no more than {allowed} {what} ({limit})")]
+pub struct TooMuch {
+    /// The setting.
+    pub limit: &'static str,
+    /// What it counts, in words.
+    pub what: &'static str,
+    /// Its value.
+    pub allowed: usize,
+    /// When to come back.
+    pub retry: Duration,
+}
+
+/// When somebody whose places are taken may look again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Counts and rates of all clients. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Guards(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    rates: ArcSwap<Rates>,
+    by_ip: Places<IpAddr>,
+    by_user: Places<SmolStr>,
+    publishers: Publishers,
+}
+
+/// Rates hold their limit, so new limits are new rates.
+#[derive(Debug)]
+struct Rates {
+    settings: Settings,
+    opened: Rate<IpAddr>,
+    logins: Rate<IpAddr>,
+    publishes: Rate<SmolStr>,
+}
+
+impl Rates {
+    fn new(settings: Settings) -> Self {
+        let per = |count: u32, time: Duration| NonZeroU32::new(count).map(|count| (count, time));
+        const SECOND: Duration = Duration::from_secs(1);
+        Self {
+            opened: Rate::new(per(settings.per_ip_connections_per_hour, SECOND * 3600)),
+            logins: Rate::new(per(settings.per_ip_logins_per_minute, SECOND * 60)),
+            publishes: Rate::new(per(settings.per_user_publishes_per_second, SECOND)),
+            settings,
+        }
+    }
+}
+
+/// The places that one stream takes, given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct StreamPlaces {
+    _ip: Option<Place<IpAddr>>,
+    _user: Option<Place<SmolStr>>,
+}
+
+impl Guards {
+    /// Nobody has taken anything yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let rates = ArcSwap::from_pointee(Rates::new(settings));
+        let (by_ip, by_user) = (Places::default(), Places::default());
+        Self(Arc::new(Shared { rates, by_ip, by_user, publishers: Publishers::default() }))
+    }
+
+    /// From now on these limits hold. What is open stays open; rates begin anew.
+    pub fn reload(&self, settings: Settings) {
+        self.0.rates.store(Arc::new(Rates::new(settings)));
+    }
+
+    /// A stream wants to open. `brief` for one that lives for one answer: it counts while it is open, and not as a new one.
+    ///
+    /// # Errors
+    /// Which limit it would pass.
+    pub fn open_stream(&self, ip: Option<IpAddr>, subject: &SmolStr, brief: bool) -> Result<StreamPlaces, TooMuch> {
+        let rates = self.0.rates.load();
+        let limits = &rates.settings;
+        let full = |limit, what, allowed| TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
+        let mut places = StreamPlaces::default();
+        if let Some(ip) = ip {
+            let allowed = limits.per_ip_connections;
+            let refusal = full("limits.per_ip_connections", "connections at once for an address", allowed);
+            places._ip = self.0.by_ip.take(ip, allowed).map_err(|_| refusal)?;
+        }
+        let allowed = limits.per_user_connections;
+        let refusal = full("limits.per_user_connections", "connections at once for a user", allowed);
+        places._user = self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?;
+        if let Some(ip) = ip.filter(|_| !brief) {
+            rates.opened.check(&ip).map_err(|retry| TooMuch {
+                limit: "limits.per_ip_connections_per_hour",
+                what: "new connections an hour for an address",
+                allowed: limits.per_ip_connections_per_hour as usize,
+                retry,
+            })?;
+        }
+        Ok(places)
+    }
+
+    /// Somebody wants to sign in.
+    ///
+    /// # Errors
+    /// Which limit that would pass.
+    pub fn login(&self, ip: Option<IpAddr>) -> Result<(), TooMuch> {
+        let (rates, Some(ip)) = (self.0.rates.load(), ip) else { return Ok(()) };
+        rates.logins.check(&ip).map_err(|retry| TooMuch {
+            limit: "limits.per_ip_logins_per_minute",
+            what: "logins a minute for an address",
+            allowed: rates.settings.per_ip_logins_per_minute as usize,
+            retry,
+        })
+    }
+
+    /// Somebody wants to publish.
+    ///
+    /// # Errors
+    /// Which limit that would pass.
+    pub fn publish(&self, subject: &SmolStr) -> Result<(), TooMuch> {
+        let rates = self.0.rates.load();
+        rates.publishes.check(subject).map_err(|retry| TooMuch {
+            limit: "limits.per_user_publishes_per_second",
+            what: "publishes a second for a user",
+            allowed: rates.settings.per_user_publishes_per_second as usize,
+            retry,
+        })
+    }
+
+    /// Somebody wants to publish to a room that may not exist yet; `exists` is asked only where that matters.
+    ///
+    /// # Errors
+    /// Which limit that would pass.
+    pub fn new_room(
+        &self,
+        subject: &SmolStr,
+        room: &RoomName,
+        exists: impl Fn(&RoomName) -> bool,
+    ) -> Result<(), TooMuch> {
+        let allowed = self.0.rates.load().settings.rooms_per_publisher;
+        let refusal =
+            TooMuch { limit: "limits.rooms_per_publisher", what: "rooms of one publisher", allowed, retry: LOOK_AGAIN };
+        self.0.publishers.may_bring(subject, room, allowed, exists).map_err(|()| refusal)
+    }
+
+    /// Forgets those who have not been here lately; to be called now and then, or they pile up.
+    pub fn forget(&self) {
+        let rates = self.0.rates.load();
+        rates.opened.forget();
+        rates.logins.forget();
+        rates.publishes.forget();
+    }
+}
