@@ -184,11 +184,20 @@ def test_a_session_lives_through_a_restart_and_opens_no_other_daemon(start_daemo
     assert tokens.parts(given)[0]["alg"] == "HS256"
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 10], ids=["empty", "short", "bytes"])
-def test_a_secret_file_without_a_secret_is_a_clear_fault_and_not_made_anew(start_daemon, content):
+def test_a_secret_file_that_is_empty_is_filled(start_daemon):
+    daemon = start_daemon(started=False)
+    daemon.secret_file.parent.mkdir()
+    daemon.secret_file.touch()
+    daemon.start()
+    assert len(daemon.secret_file.read_text().strip()) >= 32 and mode(daemon.secret_file) == 0o600
+    problem(daemon.get("/v1/rooms", key=tokens.forge({"alg": "HS256"}, tokens.payload(), tokens.hs256(b""))), 401)
+
+
+@pytest.mark.parametrize("content", [b"x", b"a-secret-cut-off", b"\xff" * 40], ids=["letter", "cut", "bytes"])
+def test_a_secret_file_without_a_real_secret_is_a_clear_fault_and_not_made_anew(start_daemon, content):
     daemon = start_daemon(started=False)
     daemon.secret_file.parent.mkdir()
     daemon.secret_file.write_bytes(content)
-    result = daemon.run("serve")
+    result = daemon.run("serve", timeout=5)
     assert result.code in (1, 2) and "data/secret" in result.stderr and "panicked" not in result.stderr, result
     assert daemon.secret_file.read_bytes() == content

@@ -205,7 +205,7 @@ def test_a_name_is_given_once_and_free_again_after_its_key_was_revoked(daemon):
 
 
 @pytest.mark.parametrize("arguments, word", [(("create",), "name"), (("create", "x", "--expires", "soon"), "soon"), (("create", "x", "--rooms", "a b"), "a b"),
-                                             (("create", "x", "--publish", "we*ll"), "we*ll"), (("create", "a b"), "a b"), (("create", ""), "name"),
+                                             (("create", "x", "--publish", "we*ll"), "we*ll"), (("create", ""), "name"),
                                              (("create", "x\ny"), "name"), (("revoke", "nobody"), "nobody"), (("revoke",), "name"), (("dance",), "dance")],
                          ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_a_fault_is_named_and_changes_nothing(daemon, arguments, word):
@@ -217,8 +217,8 @@ def test_a_fault_is_named_and_changes_nothing(daemon, arguments, word):
 
 
 def test_a_wrong_setting_is_named_by_these_commands_too(daemon):
-    for command in (("key", "list"), ("key", "create", "x"), ("token", "mint", "--sub", "a"), ("token", "inspect", mint()), ("user", "hash")):
-        failed(daemon.run(*command, AUTH__LEEWAY="much", stdin="pw"), "auth.leeway", codes=(2,))
+    for command in (("key", "list"), ("key", "create", "x"), ("token", "mint", "--sub", "a"), ("token", "inspect", mint())):
+        failed(daemon.run(*command, AUTH__LEEWAY="much"), "auth.leeway", codes=(2,))
 
 
 def test_keys_made_at_the_same_moment_are_all_kept(daemon):

@@ -147,6 +147,11 @@ def test_a_password_hash_that_is_none_is_a_fault_that_names_the_user(start_daemo
     assert "plain-password-4711" not in result.stderr
 
 
+def test_all_that_is_wrong_with_a_user_is_named_at_once(start_daemon):
+    result = start_daemon(started=False).run("check", AUTH__USERS__ALICE__PASSWORD_HASH="plain", AUTH__USERS__ALICE__ROOMS="we*ll")
+    assert result.code == 2 and "alice.password_hash" in result.stderr and "alice.rooms" in result.stderr, result
+
+
 def test_a_refresh_gives_a_new_token_of_the_same_session(with_users):
     first = token(with_users)
     answer = post(with_users, REFRESH, first)

@@ -319,7 +319,13 @@ impl<D: Dialect> Handler for Session<D> {
         }
         self.meter.delivered(self.profile.books.delivered.get() - before);
         Ok(match self.take() {
-            Some(output) => Flow::Yield(output),
+            Some(output) => {
+                if self.closing.is_some() {
+                    // So that it comes to its end, also if nothing more waits for it.
+                    inbox.mailbox().tick();
+                }
+                Flow::Yield(output)
+            }
             None if self.closing.is_some() => Flow::Stop,
             None => Flow::Continue,
         })
