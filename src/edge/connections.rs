@@ -21,6 +21,21 @@ const LIMIT_MAX: u64 = 10_000;
 const LIMIT_DEFAULT: u64 = 100;
 
 /// The streams open now.
+#[utoipa::path(
+    get,
+    path = "/v1/connections",
+    tag = "connections",
+    params(
+        ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 10000),
+        ("sort" = Option<super::openapi::schema::Sort>, Query, description = "What comes first"),
+    ),
+    responses(
+        (status = 200, description = "The streams open now", body = super::openapi::schema::Connections, content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn list(
     State(edge): State<Edge>,
     caller: Caller,
@@ -45,6 +60,21 @@ pub(super) async fn list(
 }
 
 /// One stream.
+#[utoipa::path(
+    get,
+    path = "/v1/connections/{id}",
+    tag = "connections",
+    params(
+        ("id" = u64, Path, description = "Its number"),
+    ),
+    responses(
+        (status = 200, description = "One stream, as it says itself", body = super::openapi::schema::Connection, content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn one(
     State(edge): State<Edge>,
     caller: Caller,
@@ -67,6 +97,22 @@ pub(super) async fn one(
 }
 
 /// Ends a stream.
+#[utoipa::path(
+    delete,
+    path = "/v1/connections/{id}",
+    tag = "connections",
+    params(
+        ("id" = u64, Path, description = "Its number"),
+    ),
+    responses(
+        (status = 204, description = "It is told to end"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn kick(
     State(edge): State<Edge>,
     caller: Caller,

@@ -59,6 +59,23 @@ async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
 }
 
 /// Signs in.
+#[utoipa::path(
+    post,
+    path = "/api/v1/auth/login",
+    tag = "auth",
+    request_body(content = super::openapi::schema::Login, content_type = "application/json"),
+    responses(
+        (status = 200, description = "A token", body = super::openapi::schema::Token, content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body or an event is too large", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "An event or a field is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too much at once; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+    security(()),
+)]
 pub(super) async fn login(State(edge): State<Edge>, request: Request) -> Result<Response, Problem> {
     let ClientIp(ip) = request.extensions().get().copied().unwrap_or(ClientIp(None));
     let tls = request.extensions().get::<Peer>().is_some_and(|peer| peer.tls);
@@ -112,6 +129,16 @@ fn by_cookie(request: &Request) -> bool {
 }
 
 /// A new token for the bearer of one.
+#[utoipa::path(
+    post,
+    path = "/api/v1/auth/refresh",
+    tag = "auth",
+    responses(
+        (status = 200, description = "A new token", body = super::openapi::schema::Token, content_type = "application/json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let cookie = by_cookie(&request);
     body::drain_unwanted(request.into_body()).await;
@@ -122,6 +149,17 @@ pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: R
 }
 
 /// Ends the token that the call was made with.
+#[utoipa::path(
+    post,
+    path = "/api/v1/auth/logout",
+    tag = "auth",
+    responses(
+        (status = 204, description = "The token is revoked"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     body::drain_unwanted(request.into_body()).await;
     let (Credential::Token(facts) | Credential::User(facts)) = &caller.identity.credential else {
@@ -135,6 +173,22 @@ pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Re
 }
 
 /// Revokes somebody's token; for admins.
+#[utoipa::path(
+    post,
+    path = "/api/v1/auth/revoke",
+    tag = "auth",
+    request_body(content = super::openapi::schema::Revoke, content_type = "application/json"),
+    responses(
+        (status = 204, description = "The token is revoked"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body or an event is too large", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "An event or a field is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn revoke(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     if let Err(problem) = caller.is_admin() {
         body::drain_unwanted(request.into_body()).await;
@@ -175,6 +229,15 @@ async fn revoke_now(edge: &Edge, id: String, expires_ms: Option<u64>) -> Result<
 }
 
 /// Who the caller is and what it may do.
+#[utoipa::path(
+    get,
+    path = "/api/v1/auth/me",
+    tag = "auth",
+    responses(
+        (status = 200, description = "Who the caller is", body = super::openapi::schema::Me, content_type = "application/json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn me(caller: Caller) -> Response {
     let identity = &caller.identity;
     let texts = |patterns: &[crate::event::Pattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();

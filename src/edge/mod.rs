@@ -13,6 +13,7 @@ mod history;
 pub mod listen;
 mod login;
 pub mod native;
+mod openapi;
 mod page;
 mod params;
 mod poll;

@@ -11,11 +11,30 @@ use super::{Edge, answer};
 use crate::metrics::{exporter, record};
 
 /// The process answers.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "health",
+    responses(
+        (status = 200, description = "The process answers", body = super::openapi::schema::Status, content_type = "application/json"),
+    ),
+    security(()),
+)]
 pub(super) async fn livez() -> Response {
     answer::json("{\"status\":\"alive\"}")
 }
 
 /// It takes and serves events.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    responses(
+        (status = 200, description = "It takes and serves events", body = super::openapi::schema::Status, content_type = "application/json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+    security(()),
+)]
 pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem> {
     if edge.is_stopping() {
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
@@ -27,6 +46,15 @@ pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem
 }
 
 /// How it is, for people and dashboards. Open to all, so it names nothing that is not theirs: no directory, no room.
+#[utoipa::path(
+    get,
+    path = "/api/health",
+    tag = "health",
+    responses(
+        (status = 200, description = "How it is", body = super::openapi::schema::Health, content_type = "application/json"),
+    ),
+    security(()),
+)]
 pub(super) async fn health(State(edge): State<Edge>) -> Response {
     let log = edge.rooms.log().status();
     let status = if edge.is_stopping() {
@@ -55,6 +83,17 @@ pub(super) async fn health(State(edge): State<Edge>) -> Response {
 }
 
 /// Prometheus text.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "health",
+    responses(
+        (status = 200, description = "Prometheus text", body = String, content_type = "text/plain"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) -> Result<Response, Problem> {
     // Without a caller the door was open. The names of namespaces stand in it, so it is for those who may see them all.
     if caller.is_some_and(|caller| !caller.identity.rights.may_read_all()) {

@@ -19,6 +19,28 @@ use crate::event::{Ack, RoomName};
 use crate::metrics::record;
 
 /// Publishes a body.
+#[utoipa::path(
+    post,
+    path = "/v1/rooms/{room}/events",
+    tag = "events",
+    params(
+        ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
+        ("ack" = Option<super::openapi::schema::Ack>, Query, description = "What the answer means; log.ack if it is not given"),
+    ),
+    request_body(content = super::openapi::schema::Publish, description = "One event or an array of them; also application/x-ndjson and CloudEvents", content_type = "application/json"),
+    responses(
+        (status = 202, description = "All of them are published", body = super::openapi::schema::Receipt, content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body or an event is too large", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "A content type or encoding that is not taken", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "An event or a field is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too much at once; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn publish(
     edge: &Edge,
     caller: &Caller,

@@ -28,6 +28,31 @@ pub(super) struct Wish {
 }
 
 /// Opens a stream.
+#[utoipa::path(
+    get,
+    path = "/v1/stream",
+    tag = "events",
+    params(
+        ("rooms" = String, Query, description = "Names and patterns, separated by commas", min_length = 1, pattern = "^[A-Za-z0-9_.:/@-]+[*]?(,[A-Za-z0-9_.:/@-]+[*]?)*$"),
+        ("after" = Option<String>, Query, description = "Begin after this seq or cursor"),
+        ("since" = Option<String>, Query, description = "Begin with this time (RFC 3339) or age (-5m)"),
+        ("tail" = Option<u64>, Query, description = "Begin with the newest so many events", minimum = 0, maximum = 1000000),
+        ("last_event_id" = Option<String>, Query, description = "As after, for clients that know it by this name"),
+        ("wait" = Option<String>, Query, description = "Of a long-poll: how long it waits for something to say, such as 25s", pattern = "^[0-9]+(ms|s)$"),
+    ),
+    responses(
+        (status = 200, description = "Long-poll: events and notices. With Accept: text/event-stream a stream of them; with Upgrade: websocket a WebSocket (see asyncapi.yaml)", content(
+            (super::openapi::schema::Poll = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 101, description = "WebSocket"),
+        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too much at once; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let upgrade = names(request.headers(), header::UPGRADE, "websocket");
     let events = names(request.headers(), header::ACCEPT, "text/event-stream");

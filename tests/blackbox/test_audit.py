@@ -63,7 +63,7 @@ def test_a_wrong_credential_is_told_without_it(audited):
         audited.get("/v1/rooms", **how)
     eventually(lambda: sum(line["event"] == "refused" and line["status"] == 401 for line in lines(audited)) >= 4, "four refusals", timeout=5)
     assert "my-secret-guess" not in file(audited).read_text()
-    assert not told(audited, event="refused", status=401)["subject"]
+    assert not told(audited, event="refused", status=401).get("subject")
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse", "subscribe"])

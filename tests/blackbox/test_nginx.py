@@ -275,7 +275,7 @@ def test_the_variant_with_a_unix_socket_works(start_daemon, start_nginx, tmp_pat
 
 def test_over_a_unix_socket_limits_see_the_client_too(start_daemon, start_nginx, tmp_path, room, ws):
     path = tmp_path / "tidegate.sock"
-    front = start_nginx(start_daemon(SERVER__UNIX=path, **TRUSTING), ("        server 127.0.0.1:8000;\n", "        # server 127.0.0.1:8000;\n"),
+    front = start_nginx(start_daemon(SERVER__UNIX=path, **{**TRUSTING, "LIMITS__TRUSTED_PROXIES": "unix"}), ("        server 127.0.0.1:8000;\n", "        # server 127.0.0.1:8000;\n"),
                         ("# server unix:/run/tidegate/tidegate.sock;", f"server unix:{path};"))
     first = ws(front, room, source="127.0.0.2")
     problem(refused(front, room, source="127.0.0.2"), 429, kind="too-many-connections")

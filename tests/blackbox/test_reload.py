@@ -98,16 +98,26 @@ def test_a_user_s_changed_roles_count_for_tokens_that_he_has(by_file):
 
 
 def test_limits_are_taken(by_file, ws):
-    daemon = by_file()
-    clients = [ws(daemon, "x") for _ in range(2)]
+    daemon, deep = by_file(), '{"kind":"k","data":' + "[" * 10 + "]" * 10 + "}"
     daemon.reload(AUTH + "[limits]\nper_ip_connections = 2\nper_ip_logins_per_minute = 1\njson_depth = 5\n")
+    clients = [ws(daemon, "x") for _ in range(2)]
     problem(refused(daemon, "x"), 429, kind="too-many-connections")
     assert [daemon.login("nobody", "x").status_code for _ in range(2)] == [401, 429]
-    assert daemon.post_events("a:1", '{"kind":"k","data":' + "[" * 10 + "]" * 10 + "}").status_code in (400, 422)
-    assert all(client.alive() for client in clients), "who is there stays"
+    assert daemon.post_events("a:1", deep).status_code in (400, 413, 422)
     daemon.reload(AUTH)
-    assert ws(daemon, "x").alive()
-    assert daemon.post_events("a:1", '{"kind":"k","data":' + "[" * 10 + "]" * 10 + "}").status_code == 202
+    assert ws(daemon, "x").alive() and all(client.alive() for client in clients)
+    assert daemon.post_events("a:1", deep).status_code == 202
+
+
+def test_a_limit_of_connections_counts_those_that_are_there_and_closes_none(by_file, ws):
+    daemon = by_file()
+    clients = [ws(daemon, "x") for _ in range(3)]
+    daemon.reload(AUTH + "[limits]\nper_ip_connections = 2\nper_user_connections = 2\n")
+    assert all(client.alive() for client in clients)
+    problem(refused(daemon, "x"), 429, kind="too-many-connections")
+    for client in clients[:2]:
+        client.close()
+    eventually(lambda: daemon.get("/v1/stream?rooms=x&wait=0s").status_code == 200, "there is a place again", timeout=5)
 
 
 def test_origins_are_taken(by_file):
@@ -126,12 +136,22 @@ def test_public_metrics_are_taken(by_file):
 
 
 def test_the_level_of_the_log_is_taken(by_file, ws):
-    daemon = by_file()
-    ws(daemon, "x").close()
-    assert "DEBUG" not in daemon.log_text()
-    daemon.reload(AUTH + '[logging]\nlevel = "debug"\n')
-    ws(daemon, "x").send("{")
-    assert daemon.stderr.wait_for("DEBUG", 5)
+    daemon, admin = by_file(), mint(roles=["admin"])
+
+    def closed():
+        """Has a connection closed, which the log tells at the level info; its number."""
+        number = ws(daemon, "x").welcome["connection_id"]
+        assert daemon.request("DELETE", f"/v1/connections/{number}", key=admin).status_code == 204
+        return number
+
+    daemon.configure(AUTH + '[logging]\nlevel = "warn"\n')
+    os.kill(daemon.process.pid, signal.SIGHUP)
+    eventually(lambda: "tidegate_settings_reloads_total{" in daemon.get("/metrics").text, "the settings were read again", timeout=5)
+    quiet = closed()
+    daemon.reload(AUTH)
+    told = closed()
+    assert daemon.stderr.wait_for(rf'connection\W+{told}\b', 5)
+    assert not daemon.stderr.wait_for(rf'connection\W+{quiet}\b', 0.1), "told at the level warn"
 
 
 def test_the_log_says_what_changed_and_what_needs_a_restart(by_file):

@@ -151,8 +151,10 @@ impl Connections {
         let (reply, answer) = oneshot::channel();
         let listed = {
             let open = self.0.open.get(&id)?;
+            // Looked at first, so that the question is not among what waits.
+            let listed = open.listed();
             Delivery::control(&open.mailbox, Control::Inspect(reply));
-            open.listed()
+            listed
         };
         let seen = tokio::time::timeout(INSPECT_WAIT, answer).await.ok().and_then(Result::ok);
         Some((listed, seen))
