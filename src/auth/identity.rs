@@ -1,6 +1,6 @@
 //! Who somebody is and what that one may do: the outcome of a checked credential, and nothing of how it was checked.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -73,7 +73,7 @@ pub struct Grant {
 }
 
 /// All roles by name.
-pub type Roles = HashMap<String, Grant>;
+pub type Roles = BTreeMap<String, Grant>;
 
 /// What a credential says of its holder. A list of rooms takes the place of what the roles allow.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -1,6 +1,6 @@
 //! Users of the settings and their passwords, which are argon2 hashes in PHC form. Checking one takes time and memory on purpose, so it happens off the async threads, few at once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -29,7 +29,7 @@ impl std::fmt::Debug for User {
 }
 
 /// All users by name.
-pub type Users = HashMap<String, User>;
+pub type Users = BTreeMap<String, User>;
 
 /// A password's hash in PHC form, with the parameters that OWASP recommends (19 MiB, 2 passes).
 ///

@@ -184,9 +184,11 @@ fn greet(address: SocketAddr, token: Option<&str>, tls: bool) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// ractor says little that its users need, and its spans cost on every poll.
+/// ractor says little that its users need, and its spans cost on every poll; others write down what clients send, and no secret belongs into the log.
 fn filter(level: &str) -> EnvFilter {
-    EnvFilter::new(format!("{level},ractor=warn,sled=warn,h2=warn,hyper=warn,rustls=warn"))
+    EnvFilter::new(format!(
+        "{level},ractor=warn,sled=warn,h2=warn,hyper=warn,rustls=warn,tungstenite=info,tokio_tungstenite=info"
+    ))
 }
 
 /// What the log says, to be changed while the daemon runs.

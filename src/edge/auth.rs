@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::caller::Caller;
 use super::problem::Problem;
 use super::server::Peer;
-use super::{Edge, body, page};
+use super::{Edge, body, page, wellformed};
 use crate::audit::Entry;
 use crate::limits::client;
 use crate::metrics::record;
@@ -36,6 +36,9 @@ enum Credential<'r> {
 
 /// Lets a request through, or not.
 pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = wellformed::check(&request) {
+        return problem.into_response();
+    }
     let ip = client_ip(&edge, &request);
     request.extensions_mut().insert(ClientIp(ip));
     let path = request.uri().path();
@@ -150,7 +153,7 @@ async fn turn_away(edge: &Edge, request: Request, ip: Option<IpAddr>, problem: P
     if request.uri().path() == "/" && accepts_html(request.headers()) {
         return page::sign_in();
     }
-    body::drain_unwanted(request.into_body()).await;
+    body::decline(request).await;
     problem.into_response()
 }
 

@@ -5,22 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Edge;
 use super::problem::Problem;
+use super::{Edge, wellformed};
 
 /// How much of a body that is too large is read and thrown away, as a multiple of what is allowed, so that its sender gets to read the answer.
 const DRAIN_FACTOR: usize = 4;
 
 /// How long a small body may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
+/// A packed body is unpacked in pieces of this size.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// What of a body that is not wanted is read, so that its connection can go on.
 const UNWANTED_BYTES: usize = 64 << 10;
+
+/// What is left of a request that is answered without its body. Whoever waits to be told before it sends is not told to.
+pub(super) async fn decline(request: Request) {
+    if !wellformed::waits_to_send(request.headers()) {
+        drain_unwanted(request.into_body()).await;
+    }
+}
 
 /// Reads a little of a body that is not wanted: a sender that is still at it would see a reset instead of the answer.
 pub(super) async fn drain_unwanted(body: Body) {
@@ -30,11 +40,7 @@ pub(super) async fn drain_unwanted(body: Body) {
 }
 
 /// Reads a body, bounded by `limits.body_bytes`; all bodies under way are bounded by `limits.bodies_bytes`.
-pub(super) async fn read(
-    edge: &Edge,
-    declared: Option<u64>,
-    mut body: Body,
-) -> Result<(BytesMut, Vec<OwnedSemaphorePermit>), Problem> {
+pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(BytesMut, Permits), Problem> {
     let max = edge.settings().limits.body_bytes;
     if declared.is_some_and(|length| length > max as u64) {
         // Its sender said so: nothing of it needs a place, and little of it is read.
@@ -42,8 +48,7 @@ pub(super) async fn read(
         return Err(too_large(max));
     }
     let mut bytes = BytesMut::new();
-    let mut permits = Vec::new();
-    let mut counted = 0_usize;
+    let mut permits = Permits::new(edge);
     while let Some(frame) = body.frame().await {
         let broken = |error: axum::Error| {
             Problem::new(StatusCode::BAD_REQUEST, "broken-body", format!("the body broke off: {error}"))
@@ -56,14 +61,7 @@ pub(super) async fn read(
             return Err(too_large(max));
         }
         bytes.extend_from_slice(&data);
-        // Whole KiB, so that a small body takes one permit and a large one few steps.
-        let wanted = bytes.len().div_ceil(1024);
-        if wanted > counted {
-            let more = u32::try_from(wanted - counted).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&edge.bodies).try_acquire_many_owned(more);
-            permits.push(permit.map_err(|_| Problem::busy("too many bodies are under way (limits.bodies_bytes)"))?);
-            counted = wanted;
-        }
+        permits.grow_to(bytes.len())?;
     }
     Ok((bytes, permits))
 }
@@ -79,7 +77,7 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Reads a small body of a call that is no publish.
-pub(super) async fn read_small(mut body: Body, max: usize) -> Result<BytesMut, Problem> {
+pub(super) async fn read_small(mut body: Body, max: usize, time: Duration) -> Result<BytesMut, Problem> {
     let reading = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -96,7 +94,7 @@ pub(super) async fn read_small(mut body: Body, max: usize) -> Result<BytesMut, P
         Ok(bytes)
     };
     let timed_out = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "the body did not come in time");
-    tokio::time::timeout(SMALL_TIME, reading).await.map_err(timed_out)?
+    tokio::time::timeout(SMALL_TIME.min(time), reading).await.map_err(timed_out)?
 }
 
 /// How a body is packed.
@@ -108,36 +106,79 @@ pub(super) enum Encoding {
 
 impl Encoding {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        match headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?").trim()) {
-            None | Some("" | "identity") => Ok(Self::Plain),
-            Some(name) if name.eq_ignore_ascii_case("gzip") => Ok(Self::Gzip),
-            Some(_) => {
+        let mut named = headers.get_all(header::CONTENT_ENCODING).iter();
+        let first = named.next().map(|value| value.to_str().unwrap_or("?").trim());
+        match (first, named.next()) {
+            (None, _) => Ok(Self::Plain),
+            (Some(name), None) if name.eq_ignore_ascii_case("gzip") => Ok(Self::Gzip),
+            _ => {
                 let detail = "Content-Encoding: expected gzip, or none";
                 Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-encoding", detail))
             }
         }
     }
 
-    /// Unpacks a body, to no more than `max` bytes whatever it claims to hold.
-    pub(super) async fn unpack(self, body: BytesMut, max: usize) -> Result<BytesMut, Problem> {
+    /// Unpacks a body, to no more than `limits.body_bytes` whatever it claims to hold; what it unpacks to counts for all bodies under way, as it grows.
+    pub(super) async fn unpack(
+        self,
+        edge: &Edge,
+        body: BytesMut,
+        mut permits: Permits,
+    ) -> Result<(Bytes, Permits), Problem> {
         if self == Self::Plain {
-            return Ok(body);
+            return Ok((body.freeze(), permits));
         }
+        let max = edge.settings().limits.body_bytes;
         // A large one takes a while.
         let unpacking = tokio::task::spawn_blocking(move || {
-            let mut out = Vec::new();
-            let limit = max as u64 + 1;
-            let read = flate2::read::MultiGzDecoder::new(&body[..]).take(limit).read_to_end(&mut out);
-            read.map(|_| out)
+            let mut packed = flate2::read::MultiGzDecoder::new(&body[..]);
+            let (mut out, mut piece) = (Vec::new(), [0; PIECE_BYTES]);
+            loop {
+                let read = packed.read(&mut piece).map_err(|error| {
+                    let detail = format!("the body is not gzip: {error}");
+                    Problem::new(StatusCode::BAD_REQUEST, "broken-body", detail)
+                })?;
+                if read == 0 {
+                    return Ok((Bytes::from(out), permits));
+                }
+                if out.len() + read > max {
+                    return Err(too_large(max));
+                }
+                permits.grow_to(body.len() + out.len() + read)?;
+                out.extend_from_slice(&piece[..read]);
+            }
         });
-        let broken =
-            |why: &str| Problem::new(StatusCode::BAD_REQUEST, "broken-body", format!("the body is not gzip: {why}"));
-        match unpacking.await {
-            Ok(Ok(out)) if out.len() > max => Err(too_large(max)),
-            Ok(Ok(out)) => Ok(BytesMut::from(&out[..])),
-            Ok(Err(error)) => Err(broken(&error.to_string())),
-            Err(_) => Err(broken("unpacking failed")),
+        unpacking.await.map_err(|_| Problem::unavailable("internal", "the body could not be unpacked"))?
+    }
+}
+
+/// What a body takes of the place for all bodies under way together.
+pub(super) struct Permits {
+    all: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    kib: usize,
+}
+
+impl Permits {
+    fn new(edge: &Edge) -> Self {
+        Self { all: Arc::clone(&edge.bodies), held: None, kib: 0 }
+    }
+
+    /// Takes more, up to so many bytes. In whole KiB, so that a small body takes one step and a large one few.
+    fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
+        let wanted = bytes.div_ceil(1024);
+        if wanted <= self.kib {
+            return Ok(());
         }
+        let more = u32::try_from(wanted - self.kib).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.all).try_acquire_many_owned(more);
+        let taken = taken.map_err(|_| Problem::busy("too many bodies are under way (limits.bodies_bytes)"))?;
+        match &mut self.held {
+            Some(held) => held.merge(taken),
+            None => self.held = Some(taken),
+        }
+        self.kib = wanted;
+        Ok(())
     }
 }
 

@@ -46,8 +46,8 @@ struct Revoke {
 }
 
 /// Reads a small JSON body, whatever its content type says.
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
-    let bytes = body::read_small(body, BODY_BYTES).await?;
+async fn read<T: DeserializeOwned>(edge: &Edge, body: Body) -> Result<T, Problem> {
+    let bytes = body::read_small(body, BODY_BYTES, edge.settings().limits.body_timeout).await?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let message = error.inner().to_string();
@@ -79,7 +79,7 @@ async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
 pub(super) async fn login(State(edge): State<Edge>, request: Request) -> Result<Response, Problem> {
     let ClientIp(ip) = request.extensions().get().copied().unwrap_or(ClientIp(None));
     let tls = request.extensions().get::<Peer>().is_some_and(|peer| peer.tls);
-    let Login { username, password, cookie } = read(request.into_body()).await?;
+    let Login { username, password, cookie } = read(&edge, request.into_body()).await?;
     let mut entry = Entry { event: "login", client_ip: ip.map(|ip| ip.to_string()), ..Entry::default() };
     entry.subject = Some(username.chars().take(200).collect());
     let outcome = match edge.guards.login(ip) {
@@ -141,7 +141,7 @@ fn by_cookie(request: &Request) -> bool {
 )]
 pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let cookie = by_cookie(&request);
-    body::drain_unwanted(request.into_body()).await;
+    body::decline(request).await;
     let issued = edge.auth.refresh(&caller.identity);
     let issued = issued.map_err(|error| Problem::new(StatusCode::FORBIDDEN, "no-refresh", error.to_string()))?;
     edge.audit.note(Entry { status: Some(200), ..caller.entry("refresh") });
@@ -161,7 +161,7 @@ pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: R
     ),
 )]
 pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
-    body::drain_unwanted(request.into_body()).await;
+    body::decline(request).await;
     let (Credential::Token(facts) | Credential::User(facts)) = &caller.identity.credential else {
         let detail = "a key is not signed out; it is revoked with tidegate key revoke";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "not-a-token", detail));
@@ -191,10 +191,10 @@ pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Re
 )]
 pub(super) async fn revoke(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     if let Err(problem) = caller.is_admin() {
-        body::drain_unwanted(request.into_body()).await;
+        body::decline(request).await;
         return Err(problem);
     }
-    let wish: Revoke = read(request.into_body()).await?;
+    let wish: Revoke = read(&edge, request.into_body()).await?;
     let (id, expires_ms) = match (wish.token_id, wish.token) {
         (Some(id), None) if (1..=200).contains(&id.len()) && !id.contains(char::is_whitespace) => {
             let end = wish.expires_in.map(|seconds| clock::now_ms().saturating_add(seconds.saturating_mul(1000)));

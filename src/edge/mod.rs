@@ -26,6 +26,7 @@ mod socket;
 mod sse;
 mod stream;
 pub mod tls;
+mod wellformed;
 mod ws;
 
 use std::sync::Arc;

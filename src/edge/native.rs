@@ -75,7 +75,7 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
     let name = match RoomName::parse(&name) {
         Ok(name) => name,
         Err(error) => {
-            body::drain_unwanted(request.into_body()).await;
+            body::decline(request).await;
             return Problem::parameter("room", error).into_response();
         }
     };

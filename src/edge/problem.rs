@@ -1,6 +1,6 @@
 //! How errors look: `application/problem+json` by RFC 9457.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -27,13 +27,26 @@ pub struct Problem {
     errors: Vec<Value>,
     retry_after: Option<u64>,
     allow: Option<&'static str>,
+    /// A header of its own.
+    header: Option<(HeaderName, &'static str)>,
+    /// Whether nothing more is taken from this connection.
+    closing: bool,
 }
 
 impl Problem {
     /// A problem of this status; `kind` names it for programs.
     #[must_use]
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), errors: Vec::new(), retry_after: None, allow: None }
+        Self {
+            status,
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            allow: None,
+            header: None,
+            closing: false,
+        }
     }
 
     /// Parameters that are not right.
@@ -108,6 +121,18 @@ impl Problem {
         Self { retry_after: Some(whole_seconds(too_much.retry)), ..problem }
     }
 
+    /// With a header of its own.
+    #[must_use]
+    pub fn with(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
+    /// After it nothing more is taken from the connection.
+    #[must_use]
+    pub fn closing(self) -> Self {
+        Self { closing: true, ..self }
+    }
+
     /// The status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -155,6 +180,12 @@ impl IntoResponse for Problem {
         }
         if let Some(allow) = self.allow {
             out.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some((name, value)) = self.header {
+            out.insert(name, HeaderValue::from_static(value));
+        }
+        if self.closing {
+            out.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             out.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::body::{Encoding, declared_length, drain_unwanted, read};
+use super::body::{Encoding, declared_length, decline, read};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
@@ -55,7 +55,7 @@ pub(super) async fn publish(
             take(edge, room, (ack, format, encoding), declared, body).await
         }
         Err(problem) => {
-            drain_unwanted(body).await;
+            decline(Request::from_parts(head, body)).await;
             Err(problem)
         }
     }
@@ -101,9 +101,9 @@ async fn take(
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
     };
     // The permits are held until the events are in their room.
-    let (body, _permits) = read.await.map_err(|_| timed_out())??;
+    let (body, permits) = read.await.map_err(|_| timed_out())??;
     let started = Instant::now();
-    let body = encoding.unpack(body, limits.body_bytes).await?;
+    let (body, _permits) = encoding.unpack(edge, body, permits).await?;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
     let events = parse(format, &body, bounds)?;
     drop(body);

@@ -11,7 +11,7 @@ use axum::response::Response;
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, poll, sse, ws};
+use super::{Edge, poll, sse, wellformed, ws};
 use crate::auth::Rights;
 use crate::engine::connections::profile::Who;
 use crate::engine::connections::supervisor::{Connection, Member};
@@ -54,7 +54,7 @@ pub(super) struct Wish {
     ),
 )]
 pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
-    let upgrade = names(request.headers(), header::UPGRADE, "websocket");
+    let upgrade = wellformed::wants_websocket(request.headers());
     let events = names(request.headers(), header::ACCEPT, "text/event-stream");
     let allowed: &[&str] = if upgrade || events {
         &["rooms", "after", "last_event_id", "since", "tail"]
@@ -68,6 +68,7 @@ pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Requ
     check_rights(&caller.identity.rights, &wish.patterns)?;
     if upgrade {
         let (mut parts, _) = request.into_parts();
+        wellformed::check_handshake(&mut parts.headers)?;
         let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
         let upgrade = upgrade
             .map_err(|error| Problem::new(axum::http::StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;

@@ -68,7 +68,7 @@ pub(super) async fn open(
         .protocols([PROTOCOL])
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings().limits.event_bytes * 2 + (1 << 20))
+        .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings().limits.event_bytes * 2 + max + (1 << 20))
         .max_message_size(cut)
         .max_frame_size(cut);
     // In a box from the start: what is held across awaits by value counts twice in the task's memory.

@@ -34,7 +34,10 @@ impl Cursor {
         if let Some(seq) = parse_seq(text) {
             return Ok(Self::Seq(seq));
         }
-        let parts = text.split(',').filter(|part| !part.is_empty()).map(|part| {
+        if text.is_empty() {
+            return Ok(Self::Rooms(Vec::new()));
+        }
+        let parts = text.split(',').map(|part| {
             let wrong = || CursorError::Part(part.chars().take(80).collect());
             let (name, seq) = part.split_once('=').ok_or_else(wrong)?;
             Ok((RoomName::parse(name)?, parse_seq(seq).ok_or_else(wrong)?))

@@ -459,7 +459,7 @@ def _(stage):
 
 def ended(stream):
     """The error with which an SSE stream ended; all before it is held against the contract too."""
-    stream._thread.join(15)
+    stream.ended()
     while True:
         message = stream.next()
         if message.name == "error":
@@ -606,7 +606,8 @@ def variants():
                 if field != "type":
                     yield {key: value for key, value in whole.items() if key != field}
     rooms = {"type": "subscribe", "rooms": ["a"]}
-    for value in ("a", [], [1], ["a b"], ["a*b"], ["*"], ["a*"], ["x" * 200], ["x" * 201], ["x" * 199 + "*"], ["ä"], ["a", "b"], ["a:/@_-."], None):
+    for value in ("a", [], [1], ["a b"], ["a*b"], ["*"], ["a*"], ["x" * 200], ["x" * 201], ["x" * 199 + "*"], ["ä"],
+                  ["a", "b"], ["a:/@_-."], None):
         yield {**rooms, "rooms": value}
         yield {"type": "unsubscribe", "rooms": value}
     for start in ({"after": "0"}, {"after": 0}, {"after": -1}, {"after": "x"}, {"after": "a=1"}, {"after": "a=1,b=2"}, {"after": "a="}, {"after": True},

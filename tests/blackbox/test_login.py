@@ -113,10 +113,10 @@ def test_a_login_of_another_shape_is_refused_and_says_why(with_users, body):
 
 
 def test_a_login_that_is_no_json_or_too_big_is_refused(with_users):
+    problem(with_users.request("GET", LOGIN, key=None), 405)
     for body in (b"", b"{", b"username=alice", b'{"username":"\xff"}'):
         problem(with_users.request("POST", LOGIN, key=None, data=body, headers={"Content-Type": "application/json"}), 400, 415, 422)
     problem(with_users.login("alice", "x" * 2_000_000), 400, 401, 413, 422)
-    problem(with_users.request("GET", LOGIN, key=None), 405)
 
 
 def test_a_password_of_any_letters_works(start_daemon):
@@ -276,6 +276,14 @@ def test_by_default_thirty_logins_a_minute_are_taken(start_daemon):
 def test_the_limit_of_logins_can_be_switched_off(start_daemon):
     daemon = start_daemon(LIMITS__PER_IP_LOGINS_PER_MINUTE=0, **ALICE)
     assert {daemon.login("nobody", "wrong").status_code for _ in range(50)} == {401}
+
+
+def test_logins_are_counted_by_their_outcome(with_users):
+    token(with_users)
+    for _ in range(2):
+        with_users.login("alice", "wrong")
+    lines = [line for line in with_users.get("/metrics").text.splitlines() if line.startswith("tidegate_logins_total{outcome=")]
+    assert sorted(float(line.rsplit(" ", 1)[1]) for line in lines if not line.endswith(" 0")) == [1, 2], lines
 
 
 def test_passwords_and_hashes_never_stand_in_the_log(start_daemon):

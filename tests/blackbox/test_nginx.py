@@ -36,6 +36,12 @@ def start_nginx(tmp_path_factory):
         nginx.stop()
 
 
+def over_unix(path):
+    """The edits for nginx.conf's variant with a Unix socket."""
+    return [("        server 127.0.0.1:8000;\n", "        # server 127.0.0.1:8000;\n"),
+            ("# server unix:/run/tidegate/tidegate.sock;", f"server unix:{path};")]
+
+
 @pytest.fixture
 def front(daemon, start_nginx):
     """nginx in front of a daemon with the harness's settings."""
@@ -265,8 +271,7 @@ def test_nginx_reads_its_file_anew_without_ending_streams(front, room, ws):
 def test_the_variant_with_a_unix_socket_works(start_daemon, start_nginx, tmp_path, room, ws, sse):
     path = tmp_path / "tidegate.sock"
     daemon = start_daemon(SERVER__UNIX=path)
-    front = start_nginx(daemon, ("        server 127.0.0.1:8000;\n", "        # server 127.0.0.1:8000;\n"),
-                        ("# server unix:/run/tidegate/tidegate.sock;", f"server unix:{path};"))
+    front = start_nginx(daemon, *over_unix(path))
     client, stream = ws(front, room), sse(front, room)
     stream.welcome()
     front.publish_numbers(room, [0])
@@ -275,8 +280,8 @@ def test_the_variant_with_a_unix_socket_works(start_daemon, start_nginx, tmp_pat
 
 def test_over_a_unix_socket_limits_see_the_client_too(start_daemon, start_nginx, tmp_path, room, ws):
     path = tmp_path / "tidegate.sock"
-    front = start_nginx(start_daemon(SERVER__UNIX=path, **{**TRUSTING, "LIMITS__TRUSTED_PROXIES": "unix"}), ("        server 127.0.0.1:8000;\n", "        # server 127.0.0.1:8000;\n"),
-                        ("# server unix:/run/tidegate/tidegate.sock;", f"server unix:{path};"))
+    daemon = start_daemon(SERVER__UNIX=path, **{**TRUSTING, "LIMITS__TRUSTED_PROXIES": "unix"})
+    front = start_nginx(daemon, *over_unix(path))
     first = ws(front, room, source="127.0.0.2")
     problem(refused(front, room, source="127.0.0.2"), 429, kind="too-many-connections")
     assert ws(front, room, source="127.0.0.3").alive() and first.alive()

@@ -255,6 +255,17 @@ def test_a_wrong_credential_is_not_told_what_it_may_not_do(guarded):
         problem(guarded.get(path, key="nonsense"), 401, kind="unauthorized")
 
 
+def test_refusals_are_counted_by_their_reason(guarded):
+    def counted(reason):
+        found = [line for line in guarded.get("/metrics").text.splitlines() if line.startswith("tidegate_requests_refused_total{") and f'"{reason}"' in line]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    before = counted("unauthorized"), counted("forbidden")
+    for key in ("nonsense", "nonsense", mint(roles=[])):
+        guarded.get("/v1/rooms/well:1", key=key)
+    assert (counted("unauthorized"), counted("forbidden")) == (before[0] + 2, before[1] + 1)
+
+
 def test_who_may_only_write_writes_and_reads_nothing(guarded):
     writer = Api(guarded.url, mint(roles=["writer"]))
     assert writer.publish_numbers("well:1", [3])["count"] == 1

@@ -133,7 +133,8 @@ def supervised(daemon, notified, watchdog=None):
 # The files.
 
 def test_systemd_understands_the_units(units):
-    done = subprocess.run(["systemd-analyze", "verify", *sorted(map(str, units.glob("tidegate.s*[te]")))], capture_output=True, text=True, timeout=30, check=False)
+    files = [str(units / name) for name in ("tidegate.service", "tidegate.socket")]
+    done = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, timeout=30, check=False)
     told = [line for line in (done.stdout + done.stderr).splitlines() if "tidegate" in line]
     assert done.returncode == 0 and not told, done.stdout + done.stderr
 
