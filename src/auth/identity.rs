@@ -98,6 +98,11 @@ impl Says {
             }
             rights.admin |= role == ADMIN;
         }
+        for patterns in [&mut rights.read, &mut rights.publish] {
+            // Two roles may allow the same.
+            let mut seen = std::collections::HashSet::new();
+            patterns.retain(|pattern| seen.insert(pattern.clone()));
+        }
         if let Some(rooms) = &self.rooms {
             rights.read.clone_from(rooms);
         }

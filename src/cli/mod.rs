@@ -5,6 +5,7 @@
 pub mod bench;
 mod check;
 pub mod client;
+mod health;
 mod key;
 mod publish;
 mod serve;
@@ -59,6 +60,8 @@ enum Command {
     Key(key::KeyArguments),
     /// Hash a password for the settings
     User(user::UserArguments),
+    /// Ask a daemon with these settings whether it is ready
+    Health(health::HealthArguments),
     /// Measure a daemon: fan-out, replay, ingest
     Bench(bench::BenchArguments),
     /// Print a shell's completions
@@ -134,6 +137,7 @@ pub fn run() -> ExitCode {
         Some(Command::Token(arguments)) => token::run(&arguments),
         Some(Command::Key(arguments)) => key::run(&arguments),
         Some(Command::User(arguments)) => user::run(&arguments),
+        Some(Command::Health(arguments)) => health::run(&arguments),
         Some(Command::Bench(arguments)) => client::run(bench::run(arguments)),
         Some(Command::Completions { shell }) => {
             let mut text = Vec::new();

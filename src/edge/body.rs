@@ -43,8 +43,8 @@ pub(super) async fn drain_unwanted(body: Body) {
 pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(BytesMut, Permits), Problem> {
     let max = edge.settings().limits.body_bytes;
     if declared.is_some_and(|length| length > max as u64) {
-        // Its sender said so: nothing of it needs a place, and little of it is read.
-        drain_unwanted(body).await;
+        // Its sender said so: nothing of it needs a place. What is read of it lets a sender that is at it come to its end.
+        drain(body, max.saturating_mul(DRAIN_FACTOR)).await;
         return Err(too_large(max));
     }
     let mut bytes = BytesMut::new();

@@ -27,7 +27,7 @@ mod sse;
 mod stream;
 pub mod tls;
 mod wellformed;
-mod ws;
+pub mod ws;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

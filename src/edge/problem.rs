@@ -28,7 +28,7 @@ pub struct Problem {
     retry_after: Option<u64>,
     allow: Option<&'static str>,
     /// A header of its own.
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<Box<(HeaderName, &'static str)>>,
     /// Whether nothing more is taken from this connection.
     closing: bool,
 }
@@ -124,7 +124,7 @@ impl Problem {
     /// With a header of its own.
     #[must_use]
     pub fn with(self, name: HeaderName, value: &'static str) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     /// After it nothing more is taken from the connection.
@@ -181,7 +181,8 @@ impl IntoResponse for Problem {
         if let Some(allow) = self.allow {
             out.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if let Some((name, value)) = self.header {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             out.insert(name, HeaderValue::from_static(value));
         }
         if self.closing {

@@ -3,6 +3,8 @@
 //! Commands are answered in their order. Publishes are under way together, up to [`PUBLISHES`]; while there are as many, nothing more is read from the client.
 
 mod commands;
+mod parse;
+mod reply;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 // The version that axum has inside, whose errors say what was wrong.
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use self::commands::Reply;
+use self::reply::Reply;
 use super::Edge;
 use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
@@ -330,4 +332,20 @@ async fn goodbye(mut socket: WebSocket, end: Next) {
         }
     };
     let _: Result<Result<(), axum::Error>, _> = tokio::time::timeout(CLOSE_WAIT, last).await;
+}
+
+/// Reads a command as one that came from a client, and says whether it was one; for those who try what untrusted text does to the reader.
+#[doc(hidden)]
+#[must_use]
+pub fn is_command(text: &str) -> bool {
+    match parse::parse(text, 64) {
+        Ok(parse::Parsed { id, command: parse::Command::Subscribe(command) }) => parse::start(id, &command).is_ok(),
+        Ok(_) => true,
+        Err(reply) => {
+            // What a client is answered is JSON, whatever it said.
+            let text = reply.into_text();
+            assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+            false
+        }
+    }
 }

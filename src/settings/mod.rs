@@ -18,7 +18,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use load::Values;
 pub use load::{Fault, Faults, Sources};
-use tidegate_actors::{OnFull, Policy};
+use tidegate_actors::OnFull;
+pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
 use crate::event::Ack;

@@ -1,16 +1,16 @@
 """What the folder grafana/ promises: a real Prometheus takes its configuration and rules, every alert fires when it should and at no
 other time, and every panel of every dashboard shows data of a daemon under load.
 
-The load makes every counter appear that can be made to appear without breaking anything; `Load` says what makes which. Only
-tidegate_log_faults_total stays away: it needs a broken disk (test_full_disk.py).
+The load makes every counter appear that can be made to appear without breaking anything; `Load` says what makes which. Two stay away:
+tidegate_log_faults_total and tidegate_audit_dropped_total need a disk that takes nothing more (test_full_disk.py).
 """
 
 import json
 import re
 import secrets
-import signal
 import socket
 import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -27,13 +27,15 @@ from harness.ws import Ws
 DOCS = FOLDER.parent / "docs"
 RULES = FOLDER / "rules"
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
-NEEDS_A_FAULT = {"tidegate_log_faults_total"}
+NEEDS_A_FAULT = {"tidegate_log_faults_total", "tidegate_audit_dropped_total"}
 
 PASSWORD = "a-password-for-this-test"
 SETTINGS = {
-    # A reader that does not read is slow after a few events, and stays.
-    "LIMITS__SEND_BUFFER": "64KiB", "LIMITS__MAILBOX_MESSAGES": 10, "LIMITS__WRITE_TIMEOUT": "60s",
-    "ROOMS__DRILL__ON_FULL": "displace", "ROOMS__PUMP__CONFLATE": "true", "ROOMS__SHORT__RETENTION_COUNT": 10, "ROOMS__SHORT__TAIL_EVENTS": 10,
+    # A reader that does not read is slow after a few events, and cut after a while.
+    "LIMITS__SEND_BUFFER": "64KiB", "LIMITS__MAILBOX_MESSAGES": 10, "LIMITS__WRITE_TIMEOUT": "3s",
+    "HEARTBEAT__INTERVAL": "1s", "HEARTBEAT__TIMEOUT": "2s",
+    "ROOMS__DRILL__ON_FULL": "displace", "ROOMS__PUMP__CONFLATE": "true",
+    "ROOMS__SHORT__RETENTION_COUNT": 10, "ROOMS__SHORT__TAIL_EVENTS": 10, "ROOMS__OLD__TAIL_EVENTS": 5,
     "LOG__BYTES_MAX": "4MiB", "LOG__GENERATION_BYTES": "1MiB",
     "LIMITS__CONNECTIONS": 60, "LIMITS__ROOMS": 20,
     "AUTH__ADMIN_PASSWORD": PASSWORD,
@@ -64,64 +66,66 @@ def expressions(dashboard):
 
 
 class Load:
-    """Clients of every kind, some of them at fault, until `stop`. Behind each stands what only it makes appear."""
+    """Clients of every kind, some of them at fault, until `stop`. Each says which figures only it makes appear."""
 
     def __init__(self, daemon):
         self.daemon, self.open, self.over = daemon, [], threading.Event()
-        self.publishers = [Publisher(daemon, f"well:{ack}", name=ack, ack=ack, pause=0.01) for ack in ("memory", "logged", "synced")]  # tidegate_publish_seconds
-        self.wrong_once()
-        self.slow_readers()
+        self.publishers = [Publisher(daemon, f"well:{ack}", name=ack, ack=ack, pause=0.01) for ack in ("memory", "logged", "synced")]
+        for publisher in self.publishers:  # tidegate_publish_seconds for each ack, realtime_publish_duration_seconds
+            publisher.wait_acked(1)
+        self.logins()
+        self.reloads()
+        self.crowd()
+        self.faulty_client()
         self.events_that_go()
-        self.readers()
-        for task in (self.again_and_again, self.long_polls):
-            threading.Thread(target=task, daemon=True).start()
+        for _ in range(3):
+            self.thread(self.read_websocket, self.client("well:*"))
+            self.thread(self.read_sse)
+        for task in (self.long_polls, self.sleepers, self.refusals, self.replays):
+            self.thread(task)
+
+    def thread(self, task, *arguments):
+        def run():
+            with requests.Session() as session, suppress(requests.RequestException, ConnectionClosed, OSError):
+                session.trust_env = False
+                session.headers["Authorization"] = f"Bearer {self.daemon.key}"
+                task(session, *arguments)
+        threading.Thread(target=run, daemon=True).start()
 
     def client(self, *arguments, **options):
         self.open.append(Ws(self.daemon, *arguments, **options))
         return self.open[-1]
 
-    def readers(self):
-        """tidegate_connections and all that is delivered, by transport; websocket_messages_total."""
-        for _ in range(3):
-            threading.Thread(target=self.read_websocket, args=(self.client("well:*"),), daemon=True).start()
-            threading.Thread(target=self.read_sse, daemon=True).start()
+    def logins(self):
+        """tidegate_logins_total, good and bad."""
+        assert self.daemon.login("admin", PASSWORD).status_code == 200
+        assert self.daemon.login("admin", "a-wrong-password").status_code == 401
 
-    def read_websocket(self, client):
-        with suppress(ConnectionClosed, AssertionError, OSError):
-            while not self.over.is_set():
-                client.send({"type": "ping"})
-                client.next()
+    def reloads(self):
+        """tidegate_settings_reloads_total, good and bad."""
+        self.daemon.reload("")
+        self.daemon.reload("[limits]\nno_such_setting = 1\n", says="no_such_setting")
 
-    def read_sse(self):
-        headers = {"Authorization": f"Bearer {self.daemon.key}", "Accept": "text/event-stream"}
-        with suppress(requests.RequestException), requests.Session() as session:
-            session.trust_env = False
-            with session.get(f"{self.daemon.url}/v1/stream?rooms=well:*", headers=headers, stream=True, timeout=30) as answer:
-                for _ in answer.iter_lines():
-                    if self.over.is_set():
-                        return
+    def crowd(self):
+        """tidegate_connections_refused_total: more sockets than there may be. Then all are gone again, so that others find a place."""
+        sockets = [socket.create_connection(self.daemon.address.rsplit(":", 1), timeout=10) for _ in range(SETTINGS["LIMITS__CONNECTIONS"] + 1)]
+        sockets[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = sockets[-1].recv(1000)
+        assert b" 503 " in answer, answer
+        for one in sockets:
+            one.close()
+        eventually(lambda: int(re.search(r"^tidegate_sockets (\d+)", self.daemon.get("/metrics").text, re.M).group(1)) < 10, "they are gone")
 
-    def long_polls(self):
-        """The transport `poll`, and replays all the time (tidegate_replay_seconds)."""
-        with suppress(requests.RequestException), requests.Session() as session:
-            session.trust_env = False
-            while not self.over.is_set():
-                session.get(f"{self.daemon.url}/v1/stream?rooms=well:*&tail=10&wait=1s", headers={"Authorization": f"Bearer {self.daemon.key}"}, timeout=30)
-
-    def slow_readers(self):
-        """tidegate_slow_connections, tidegate_events_waiting, tidegate_mailboxes_bytes, tidegate_catch_ups_total: one that does not read.
-        tidegate_events_shed_total, tidegate_events_conflated_total: the same in namespaces that do not catch up.
-        tidegate_events_abandoned_total: one that leaves with events waiting."""
-        for room in ("slow:1", "drill:1", "pump:1"):
-            self.client(room, slow=True)
-        leaves = self.client("slow:1", slow=True)
-        for room in ("slow:1", "drill:1", "pump:1"):
-            for start in range(0, 2000, 250):
-                self.daemon.publish(room, [{"kind": "n", "key": f"k{n % 3}", "data": {"n": n, "pad": "x" * 2000}} for n in range(start, start + 250)])
-        leaves.close()
+    def faulty_client(self):
+        """websocket_errors_total, tidegate_connections_cut_total."""
+        client = self.client("well:memory")
+        client.send("{")
+        client.until("error")
+        client.send("x" * 200_000)
+        client.closed()
 
     def events_that_go(self):
-        """tidegate_log_events_expired_total: a room keeps ten. tidegate_gaps_total and tidegate_events_missed_total: a reader asks for the others.
+        """tidegate_log_events_expired_total: a room keeps ten. tidegate_gaps_total: a reader asks for the others.
         tidegate_log_events_expelled_total: more than log.bytes_max, of what does not compress."""
         first = self.daemon.publish_numbers("short:1", [-1])["first_seq"]
         for _ in range(20):
@@ -131,32 +135,72 @@ class Load:
         for _ in range(12):
             self.daemon.publish("big:1", [{"kind": "n", "data": secrets.token_urlsafe(50_000)} for _ in range(12)])
 
-    def wrong_once(self):
-        """What is refused, said twice or said wrongly, one of each and before the streams take their places."""
-        daemon = self.daemon
-        assert daemon.login("admin", PASSWORD).status_code == 200  # tidegate_logins_total
-        daemon.login("admin", "a-wrong-password")
-        daemon.process.send_signal(signal.SIGHUP)  # tidegate_settings_reloads_total
-        client = self.client("well:memory")
-        client.send("{")  # websocket_errors_total
-        client.until("error")
-        client.send("x" * 200_000)  # tidegate_connections_cut_total
-        client.closed()
-        sockets = [socket.create_connection(daemon.address.rsplit(":", 1), timeout=10) for _ in range(SETTINGS["LIMITS__CONNECTIONS"] + 1)]
-        for one in sockets:  # tidegate_connections_refused_total
-            one.close()
+    def read_websocket(self, _session, client):
+        """The transport `websocket`."""
+        while not self.over.is_set():
+            with suppress(AssertionError):
+                client.next(1)
 
-    def again_and_again(self):
-        """What should not be counted only once, so that its rate is more than nothing."""
-        daemon, n = self.daemon, 0
-        session = requests.Session()
-        session.trust_env = False
-        with suppress(requests.RequestException):
-            while not self.over.wait(0.05):
-                n += 1
-                daemon.request("GET", "/v1/rooms", key="a-wrong-key")  # tidegate_requests_refused_total
-                daemon.publish("well:twice", {"kind": "n", "data": n, "id": f"id-{n // 2}"}, session=session)  # tidegate_events_duplicate_total
-                daemon.post_events(f"new:{n}", '{"kind":"n","data":1}', session=session)  # tidegate_publishes_refused_total: limits.rooms
+    def read_sse(self, session):
+        """The transport `sse`."""
+        with session.get(f"{self.daemon.url}/v1/stream?rooms=well:*", headers={"Accept": "text/event-stream"}, stream=True, timeout=30) as answer:
+            for _ in answer.iter_lines():
+                if self.over.is_set():
+                    return
+
+    def long_polls(self, session):
+        """The transport `poll`; tidegate_events_replayed_total, because each asks for history."""
+        while not self.over.wait(0.05):
+            session.get(f"{self.daemon.url}/v1/stream?rooms=well:*&tail=5&wait=1s", timeout=30)
+
+    def sleepers(self, session):
+        """Readers that read nothing. tidegate_slow_connections, tidegate_mailboxes_bytes, tidegate_catch_ups_total: one reads on from the log.
+        tidegate_events_shed_total, tidegate_events_conflated_total: two in namespaces that do not catch up. tidegate_events_abandoned_total,
+        and tidegate_connections_cut_total with the reasons `stalled` and `silent`: they are cut."""
+        rooms = ("slow:1", "drill:1", "pump:1")
+        while not self.over.is_set():
+            begun = time.monotonic()
+            asleep = [self.sleeper(room) for room in rooms]
+            silent = Ws(self.daemon, "slow:1", slow=True)
+            while time.monotonic() < begun + 6 and not self.over.wait(0.02):
+                for room in rooms:
+                    for priority in ("normal", "critical"):
+                        body = [{"kind": "n", "key": f"k{n % 3}", "priority": priority, "data": "x" * 2000} for n in range(20)]
+                        session.post(f"{self.daemon.url}/v1/rooms/{room}/events?ack=memory", json=body, timeout=30)
+            for one in asleep:
+                one.close()
+            silent.close()
+
+    def sleeper(self, room):
+        """A socket that takes the head of an event stream and nothing more."""
+        host, port = self.daemon.address.rsplit(":", 1)
+        one = socket.socket()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.settimeout(10)
+        one.connect((host, int(port)))
+        one.sendall((f"GET /v1/stream?rooms={room} HTTP/1.1\r\nHost: {self.daemon.address}\r\nAccept: text/event-stream\r\n"
+                     f"Authorization: Bearer {self.daemon.key}\r\n\r\n").encode())
+        head = b""
+        while b"welcome" not in head:
+            part = one.recv(1000)
+            assert part, f"the stream of {room} ended: {head}"
+            head += part
+        return one
+
+    def refusals(self, session):
+        """tidegate_requests_refused_total: a wrong key. tidegate_events_duplicate_total: every id twice.
+        tidegate_publishes_refused_total: more rooms than there may be."""
+        url, n = self.daemon.url, 0
+        while not self.over.wait(0.05):
+            n += 1
+            session.get(f"{url}/v1/rooms", headers={"Authorization": "Bearer a-wrong-key"}, timeout=30)
+            session.post(f"{url}/v1/rooms/old:twice/events", json={"kind": "n", "data": n, "id": f"id-{n // 2}"}, timeout=30)
+            session.post(f"{url}/v1/rooms/new:{n}/events", json={"kind": "n", "data": 1}, timeout=30)
+
+    def replays(self, session):
+        """tidegate_replay_seconds: what is not in memory any more."""
+        while not self.over.wait(0.05):
+            session.get(f"{self.daemon.url}/v1/rooms/old:twice/events?tail=100", timeout=30)
 
     def stop(self):
         self.over.set()
@@ -169,7 +213,7 @@ class Load:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """A daemon under load, and the Prometheus that scrapes it; one of each for all tests that only look."""
-    daemon = Daemon(tmp_path_factory.mktemp("daemon"), SETTINGS, lasting=True).start()
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"), SETTINGS, lasting=True).configure("").start()
     prometheus = load = None
     try:
         prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), daemon.address, daemon.key, lasting=True)
@@ -270,6 +314,19 @@ def test_every_metric_that_is_asked_for_appears_under_load(prometheus):
     assert not missing(), "\n".join(sorted(missing()))
 
 
+def test_no_rule_waits_for_a_label_that_never_comes(prometheus):
+    """What is asked for by a label's value is there under load too."""
+    asked = {selector for rule in ALERTS + rules("recording.yml") for selector in re.findall(r'\b(?!up\b)[a-z][\w:]*\{[^}]*\}', rule["expr"])}
+    assert len(asked) >= 5
+    left = without_data(prometheus, [(selector, f"count({selector})") for selector in sorted(asked)])
+    assert not left, "\n".join(selector for selector, _ in left)
+
+
+def test_a_slow_reader_shows(prometheus):
+    for name in ("tidegate_slow_connections", "tidegate_mailboxes_bytes", "instance:tidegate_deliveries:outstanding"):
+        eventually(lambda: prometheus.value(f"max_over_time({name}[1m])"), f"{name} is more than nothing", timeout=20, every=0.2)
+
+
 def without_data(prometheus, queries, timeout=20):
     """Those of the queries that do not come to a number within the time."""
     left = list(queries)
@@ -299,10 +356,11 @@ def test_every_recording_rule_records_what_a_daemon_under_load_does(prometheus):
 def test_no_alert_stirs_while_a_daemon_does_its_work(start_daemon, tmp_path, ws):
     daemon = start_daemon()
     prometheus = Prometheus(tmp_path, daemon.address, daemon.key)
+    before, pattern = ws(daemon, "well:logged"), ws(daemon, "well:*")
     publishers = [Publisher(daemon, f"well:{ack}", name=ack, ack=ack, pause=0.02) for ack in ("memory", "logged", "synced")]
-    client = ws(daemon, "well:*")
-    for _ in range(100):
-        client.event()
+    before.take(40)
+    pattern.take(100)
+    ws(daemon, "well:*", tail=10).take(20)
     eventually(lambda: prometheus.numbers("instance_transport:tidegate_delivery_seconds:p99_5m"), "the rules have figures", every=0.2)
     eventually(lambda: all(rule["health"] == "ok" for rule in prometheus.rules("alert")), "all alerts are evaluated", every=0.2)
     assert prometheus.query("ALERTS") == []

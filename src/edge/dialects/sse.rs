@@ -26,7 +26,8 @@ pub(in crate::edge) struct Sse {
     open: bool,
     heartbeat_ms: u32,
     cursor_max: u32,
-    /// Whether the client was told that its cursor has become too long.
+    /// Whether its cursor has become too long, and whether the client was told.
+    too_long: bool,
     told_too_long: bool,
 }
 
@@ -36,7 +37,15 @@ impl Sse {
         // Small, because there are many; both are bounded by their settings.
         let heartbeat_ms = u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX);
         let cursor_max = u32::try_from(cursor_max).unwrap_or(u32::MAX);
-        Self { single: None, gathered: BytesMut::new(), open: false, heartbeat_ms, cursor_max, told_too_long: false }
+        Self {
+            single: None,
+            gathered: BytesMut::new(),
+            open: false,
+            heartbeat_ms,
+            cursor_max,
+            too_long: false,
+            told_too_long: false,
+        }
     }
 
     /// Gathers raw bytes.
@@ -68,7 +77,7 @@ impl Sse {
             self.gathered.put_slice(cursor.as_bytes());
             self.gathered.put_u8(b'\n');
         } else {
-            self.told_too_long = true;
+            self.too_long = true;
         }
     }
 }
@@ -120,9 +129,8 @@ impl Dialect for Sse {
     }
 
     fn take(&mut self, position: &dyn Position) -> Option<Bytes> {
-        let told_before = self.told_too_long;
         self.close(position);
-        if self.told_too_long && !told_before {
+        if self.too_long && !std::mem::replace(&mut self.told_too_long, self.too_long) {
             let message = "the stream follows so many rooms that its cursor is too long for a header (limits.cursor_bytes); after a break it goes on from the last id given";
             self.notice(&Notice::error("cursor_too_long", message), position);
         }

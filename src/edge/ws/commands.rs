@@ -1,188 +1,52 @@
-//! What a WebSocket client may say, and what it is answered.
+//! Acting on what a WebSocket client says. `parse` reads it, `reply` is what it is answered.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use smallvec::smallvec;
 
-use super::super::params::{parse_cursor, parse_since};
-use super::super::problem::Problem;
 use super::super::publish::may as may_publish;
 use super::super::stream::{check_cursor, check_rights, parse_patterns};
 use super::Serving;
+use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, parse, start};
+use super::reply::{Reply, body_error, invalid};
 use crate::clock;
 use crate::engine::connections::Notice;
-use crate::engine::rooms::StartAt;
-use crate::event::depth::is_deeper_than;
-use crate::event::encode::write_json_text;
-use crate::event::incoming::{BodyError, BodyLimits, Format, parse};
+use crate::event::incoming::{BodyLimits, Format, parse as parse_body};
 use crate::event::{Ack, Pattern, RoomName};
-use crate::metrics::record;
-
-/// The longest `id` of a command, in bytes as JSON.
-const ID_BYTES: usize = 200;
-const COMMANDS: &str = "subscribe, unsubscribe, publish, ping, get_stats, refresh";
-
-/// An answer to a command.
-pub(super) struct Reply(String);
-
-impl Reply {
-    /// Begins an answer with its type and the command's id.
-    fn new(kind: &str, id: Option<&str>) -> Self {
-        let mut text = format!("{{\"type\":\"{kind}\"");
-        if let Some(id) = id {
-            // JSON as the client wrote it.
-            let _ = write!(text, ",\"id\":{id}");
-        }
-        Self(text)
-    }
-
-    fn field(mut self, name: &str, json: impl std::fmt::Display) -> Self {
-        let _ = write!(self.0, ",\"{name}\":{json}");
-        self
-    }
-
-    fn text(mut self, name: &str, text: &str) -> Self {
-        let _ = write!(self.0, ",\"{name}\":");
-        write_json_text(text, &mut self.0);
-        self
-    }
-
-    pub(super) fn error(id: Option<&str>, code: &str, message: &str) -> Self {
-        record::websocket_error();
-        Self::new("error", id).text("code", code).text("message", message)
-    }
-
-    fn problem(id: Option<&str>, problem: &Problem) -> Self {
-        let reply = Self::error(id, &problem.kind().replace('-', "_"), problem.detail());
-        match problem.retry_after() {
-            Some(seconds) => reply.field("retryAfter", seconds),
-            None => reply,
-        }
-    }
-
-    pub(super) fn into_text(mut self) -> String {
-        self.0.push('}');
-        self.0
-    }
-}
-
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, rename = "type", default)]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    id: Option<&'a RawValue>,
-}
-
-/// The fields that every command may have; they were read before.
-macro_rules! command {
-    ($name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        #[allow(dead_code, reason = "type and id are there so that they are not unknown")]
-        struct $name<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Cow<'a, str>,
-            #[serde(borrow, default)]
-            id: Option<&'a RawValue>,
-            $($(#[$attribute])* $field: $type,)*
-        }
-    };
-}
-
-command!(Subscribe {
-    #[serde(borrow)] rooms: Vec<Cow<'a, str>>,
-    #[serde(borrow, default)] after: Option<&'a RawValue>,
-    #[serde(borrow, default)] since: Option<Cow<'a, str>>,
-    #[serde(default)] tail: Option<u64>,
-});
-command!(Unsubscribe { #[serde(borrow)] rooms: Vec<Cow<'a, str>>, });
-command!(Publish {
-    #[serde(borrow)] room: Cow<'a, str>,
-    #[serde(borrow)] data: &'a RawValue,
-    #[serde(borrow, rename = "kind")] event_kind: &'a RawValue,
-    #[serde(borrow, default)] priority: Option<&'a RawValue>,
-    #[serde(borrow, default)] key: Option<&'a RawValue>,
-    #[serde(borrow, default)] timestamp: Option<&'a RawValue>,
-    #[serde(borrow, default)] event_id: Option<&'a RawValue>,
-    #[serde(borrow, default)] ack: Option<Cow<'a, str>>,
-});
-command!(Ping { #[serde(borrow, default)] data: Option<&'a RawValue>, });
-command!(Plain {});
-command!(Refresh { #[serde(borrow)] token: Cow<'a, str>, });
-
-/// Text or a number, not too long to be repeated.
-fn is_id(json: &str) -> bool {
-    json.len() <= ID_BYTES && json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
-}
 
 impl Serving {
     /// Does what a client says and gathers the answer.
     pub(super) async fn command(&mut self, text: &str) {
-        // An event's own data may be as deep as that; what stands around it is two more.
         let depth = self.edge.settings().limits.json_depth;
-        if is_deeper_than(text.as_bytes(), depth + 2) {
-            let message = format!("nested deeper than {depth} (limits.json_depth)");
-            self.connection.handler().dialect().say(Reply::error(None, "invalid_json", &message).into_text());
-            return;
-        }
-        let reply = match serde_json::from_str::<Head<'_>>(text) {
-            Ok(Head { kind, id }) => match id.map(RawValue::get).filter(|id| !is_id(id)) {
-                Some(_) => {
-                    let message = format!("id: expected text or a number of at most {ID_BYTES} bytes");
-                    Some(Reply::error(None, "invalid_field", &message))
-                }
-                None => {
-                    let id = id.map(RawValue::get);
-                    let kind: Option<Cow<'_, str>> = kind.and_then(|kind| serde_json::from_str(kind.get()).ok());
-                    match kind {
-                        Some(kind) => self.obey(&kind, id, text).await.unwrap_or_else(Some),
-                        None => Some(Reply::error(id, "invalid_field", &format!("type: expected one of {COMMANDS}"))),
-                    }
-                }
-            },
-            Err(error) if error.is_data() => {
-                let message = format!("expected an object with a type ({COMMANDS}): {error}");
-                Some(Reply::error(None, "invalid_field", &message))
-            }
-            Err(error) => Some(Reply::error(None, "invalid_json", &error.to_string())),
+        let reply = match parse(text, depth) {
+            Ok(parsed) => self.obey(parsed).await.unwrap_or_else(Some),
+            Err(reply) => Some(reply),
         };
         if let Some(reply) = reply {
             self.connection.handler().dialect().say(reply.into_text());
         }
     }
 
-    async fn obey(&mut self, kind: &str, id: Option<&str>, text: &str) -> Result<Option<Reply>, Reply> {
-        match kind {
-            "subscribe" => self.subscribe(id, read(id, text)?).await,
-            "unsubscribe" => {
-                let command: Unsubscribe<'_> = read(id, text)?;
+    async fn obey(&mut self, Parsed { id, command }: Parsed<'_>) -> Result<Option<Reply>, Reply> {
+        match command {
+            Command::Subscribe(command) => self.subscribe(id, command).await,
+            Command::Unsubscribe(command) => {
                 let patterns = self.patterns(id, &command.rooms)?;
                 self.connection.handler().unfollow(&patterns);
                 Ok(Some(Reply::new("unsubscribed", id).field("rooms", names(&patterns))))
             }
-            "publish" => self.publish(id, read(id, text)?),
-            "ping" => {
-                let command: Ping<'_> = read(id, text)?;
+            Command::Publish(command) => self.publish(id, command),
+            Command::Ping(command) => {
                 let pong = Reply::new("pong", id);
                 Ok(Some(match command.data {
                     Some(data) => pong.field("data", data.get()),
                     None => pong,
                 }))
             }
-            "get_stats" => {
-                let _: Plain<'_> = read(id, text)?;
-                Ok(Some(self.stats(id)))
-            }
-            "refresh" => self.refresh(id, read(id, text)?).await,
-            _ => {
-                let shown: String = kind.chars().take(40).collect();
-                Err(Reply::error(id, "unknown_type", &format!("there is no command {shown:?}; there are: {COMMANDS}")))
-            }
+            Command::GetStats => Ok(Some(self.stats(id))),
+            Command::Refresh(command) => self.refresh(id, command).await,
         }
     }
 
@@ -260,7 +124,7 @@ impl Serving {
         let settings = self.edge.settings();
         let limits =
             BodyLimits { event_bytes: settings.limits.event_bytes, events: 1, depth: settings.limits.json_depth };
-        let events = parse(Format::Json, body.as_bytes(), limits).map_err(|error| body_error(id, &error))?;
+        let events = parse_body(Format::Json, body.as_bytes(), limits).map_err(|error| body_error(id, &error))?;
         let event = events.into_iter().next().ok_or_else(|| Reply::error(id, "invalid_field", "there is no event"))?;
         let pending = self.edge.ingest.submit(room.clone(), smallvec![event], ack);
         let (id, limit) = (id.map(str::to_owned), self.edge.rooms.log().sync_timeout());
@@ -317,57 +181,8 @@ impl Serving {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(id: Option<&str>, text: &'a str) -> Result<T, Reply> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let message = error.inner().to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
-        let path = error.path().to_string();
-        let place = if path == "." { String::new() } else { format!("{path}: ") };
-        Reply::error(id, "invalid_field", &format!("{place}{message}"))
-    })
-}
-
-/// A fault of a field, in the words that HTTP would use.
-fn invalid(id: Option<&str>, problem: &Problem) -> Reply {
-    Reply::error(id, "invalid_field", problem.detail())
-}
-
-fn body_error(id: Option<&str>, error: &BodyError) -> Reply {
-    match error {
-        BodyError::Invalid(faults) => {
-            let told = faults.iter().map(|fault| match &fault.field {
-                // What the command calls event_id the event calls id.
-                Some(field) if field == "id" => format!("event_id: {}", fault.message),
-                Some(field) => format!("{field}: {}", fault.message),
-                None => fault.message.clone(),
-            });
-            Reply::error(id, "invalid_field", &told.collect::<Vec<_>>().join("; "))
-        }
-        BodyError::EventTooLarge { .. } => Reply::error(id, "event_too_large", &error.to_string()),
-        other => Reply::error(id, "invalid_json", &other.to_string()),
-    }
-}
-
 fn names(patterns: &[impl std::fmt::Display]) -> String {
     // Letters of a name need no escape in JSON.
     let names: Vec<String> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
     format!("[{}]", names.join(","))
-}
-
-fn start(id: Option<&str>, command: &Subscribe<'_>) -> Result<StartAt, Reply> {
-    let wrong = |field: &str, why: &str| Reply::error(id, "invalid_field", &format!("{field}: {why}"));
-    match (command.after, command.since.as_deref(), command.tail) {
-        (None, None, None) => Ok(StartAt::Live),
-        (Some(after), None, None) => {
-            // A cursor is text; a bare seq may come as a number too.
-            let text: Result<Cow<'_, str>, _> = serde_json::from_str(after.get());
-            let cursor = text.unwrap_or_else(|_| after.get().into());
-            parse_cursor("after", &cursor).map_err(|problem| invalid(id, &problem))
-        }
-        (None, Some(since), None) => parse_since(since).map(StartAt::Since).map_err(|why| wrong("since", why)),
-        (None, None, Some(tail)) if tail <= 1_000_000 => Ok(StartAt::Tail(tail)),
-        (None, None, Some(_)) => Err(wrong("tail", "expected at most 1000000")),
-        _ => Err(wrong("after", "at most one of after, since, tail says where to begin")),
-    }
 }
