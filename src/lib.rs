@@ -15,3 +15,4 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod settings;
+pub mod traces;

@@ -17,6 +17,7 @@ use crate::edge::Edge;
 use crate::metrics::record;
 use crate::settings::reload::{Reloaded, Running};
 use crate::settings::{Logging, Settings};
+use crate::traces;
 
 pub(super) fn run(arguments: &SettingsArguments) -> ExitCode {
     let (running, settings) = match arguments.load_running() {
@@ -26,6 +27,10 @@ pub(super) fn run(arguments: &SettingsArguments) -> ExitCode {
     // Whoever speaks TLS in this process does it with the same cryptography; a second start in one process keeps the first one's.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let level = start_logging(&settings.logging);
+    if let Err(error) = traces::start(&settings.tracing) {
+        complain(&error);
+        return ExitCode::from(2);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -34,6 +39,7 @@ pub(super) fn run(arguments: &SettingsArguments) -> ExitCode {
         }
     };
     let code = runtime.block_on(serve(running, settings, level));
+    traces::stop();
     // What still blocks a thread does not hold up the end.
     runtime.shutdown_background();
     code

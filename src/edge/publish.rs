@@ -17,6 +17,7 @@ use super::{Edge, answer};
 use crate::event::incoming::{BodyLimits, Format, parse};
 use crate::event::{Ack, RoomName};
 use crate::metrics::record;
+use crate::traces;
 
 /// Publishes a body.
 #[utoipa::path(
@@ -50,10 +51,7 @@ pub(super) async fn publish(
     let (head, body) = request.into_parts();
     let checked = may(edge, caller, &room).and_then(|()| check(edge, &head));
     match checked {
-        Ok((ack, format, encoding)) => {
-            let declared = declared_length(&head.headers);
-            take(edge, room, (ack, format, encoding), declared, body).await
-        }
+        Ok((ack, format, encoding)) => take(edge, room, (ack, format, encoding), &head, body).await,
         Err(problem) => {
             decline(Request::from_parts(head, body)).await;
             Err(problem)
@@ -90,12 +88,13 @@ async fn take(
     edge: &Edge,
     room: RoomName,
     (ack, format, encoding): (Ack, Format, Encoding),
-    declared: Option<u64>,
+    head: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
     let settings = edge.settings();
     let limits = &settings.limits;
-    let read = tokio::time::timeout(limits.body_timeout, read(edge, declared, body));
+    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let read = tokio::time::timeout(limits.body_timeout, read(edge, declared_length(&head.headers), body));
     let timed_out = || {
         let detail = format!("the body did not come within {:?} (limits.body_timeout)", limits.body_timeout);
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
@@ -105,9 +104,18 @@ async fn take(
     let started = Instant::now();
     let (body, _permits) = encoding.unpack(edge, body, permits).await?;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let events = parse(format, &body, bounds)?;
+    let mut events = parse(format, &body, bounds)?;
     drop(body);
-    let receipt = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await?;
+    let tracing = traces::publishing(room.as_str(), parent);
+    if let Some(tracing) = &tracing {
+        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    }
+    let outcome = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await;
+    if let Some(tracing) = tracing {
+        let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+        tracing.end(outcome.map_err(ToString::to_string));
+    }
+    let receipt = outcome?;
     record::published(ack, started.elapsed());
     let mut answer = json!({
         "count": receipt.count,

@@ -340,6 +340,7 @@ impl<'a> Incoming<'a> for Native<'a> {
                 Time::Text(text) => faults.time("timestamp", &text),
             }),
             data: faults.data(self.data.get()),
+            trace: None,
         }
     }
 }
@@ -368,6 +369,7 @@ impl<'a> Incoming<'a> for Cloud<'a> {
             priority: faults.priority(self.priority.as_deref()),
             timestamp_ms: self.time.and_then(|time| faults.time("time", &time)),
             data,
+            trace: None,
         }
     }
 }

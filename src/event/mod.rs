@@ -18,6 +18,8 @@ use smol_str::SmolStr;
 pub use tidegate_actors::Lane;
 use tidegate_actors::{OnFull, Policy};
 
+use crate::traces::Trace;
+
 /// What a publisher's acknowledgement means; each includes the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Ack {
@@ -69,13 +71,15 @@ pub struct NewEvent {
     pub timestamp_ms: Option<u64>,
     /// JSON as it came in.
     pub data: Bytes,
+    /// The trace it belongs to, where one is followed.
+    pub trace: Option<Arc<Trace>>,
 }
 
 impl NewEvent {
     /// An ordinary event.
     #[must_use]
     pub fn new(kind: &str, data: Bytes) -> Self {
-        Self { kind: kind.into(), key: None, id: None, priority: Lane::Normal, timestamp_ms: None, data }
+        Self { kind: kind.into(), key: None, id: None, priority: Lane::Normal, timestamp_ms: None, data, trace: None }
     }
 
     /// Its texts and data, in bytes: what `limits.event_bytes` bounds.
@@ -171,6 +175,8 @@ pub struct Event {
     pub key: Option<SmolStr>,
     /// By which a repetition is known.
     pub id: Option<SmolStr>,
+    /// The trace it belongs to, where one is followed.
+    pub trace: Option<Arc<Trace>>,
     frame: encode::Frame,
 }
 
@@ -202,6 +208,7 @@ impl Event {
             kind: parts.kind.into(),
             key: parts.key.map(SmolStr::from),
             id: parts.id.map(SmolStr::from),
+            trace: None,
             frame: encode::Frame::encode(room.prefix(), parts),
         }
     }
@@ -221,8 +228,8 @@ impl Event {
         };
         let frame = encode::Frame::encode(room.prefix(), &parts);
         let (room, timestamp_ms) = (room.clone(), parts.timestamp_ms);
-        let NewEvent { kind, key, id, priority, .. } = new;
-        Self { room, seq, arrived_ms, numbered_us, timestamp_ms, priority, kind, key, id, frame }
+        let NewEvent { kind, key, id, priority, trace, .. } = new;
+        Self { room, seq, arrived_ms, numbered_us, timestamp_ms, priority, kind, key, id, trace, frame }
     }
 
     /// The event as JSON, as it goes over WebSocket and into answers.

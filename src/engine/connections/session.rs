@@ -293,6 +293,9 @@ impl<D: Dialect> Handler for Session<D> {
                     if self.write(&event) {
                         delivered += 1;
                         self.note_latency(&event);
+                        if let Some(trace) = &event.trace {
+                            trace.delivered(event.seq, event.numbered_us, self.subscriber.id, self.meter.name);
+                        }
                     }
                 }
                 Delivery::Control(control) => self.control(*control, inbox),
