@@ -139,3 +139,18 @@ def test_the_page_comes_back_after_a_restart(start_daemon, browser):
     browser.wait("!/live/i.test(document.querySelector('#state').textContent)", "#state says that it is not live")
     daemon.start()
     browser.wait("/live/i.test(document.querySelector('#state').textContent)", "#state says live again", timeout=40)
+
+
+def test_a_person_signs_in_with_a_password_and_the_page_lives_on_the_cookie(start_daemon, browser):
+    daemon = start_daemon(AUTH__ADMIN_PASSWORD="a long password", SOURCES__HOST__ENABLED="true", SOURCES__HOST__INTERVAL="100ms",
+                          AUTH__TOKEN_TTL="8s", AUTH__EXPIRY_WARNING="5s")
+    browser.open(f"{daemon.url}/")
+    browser.wait("document.getElementById('login') !== null", "it is asked to sign in")
+    fill = "document.getElementById('username').value = 'admin'; document.getElementById('password').value = %r; document.querySelector('#login button').click()"
+    browser.run(fill % "wrong")
+    browser.wait("document.getElementById('refusal').textContent.includes('wrong')", "it is told that this was wrong")
+    browser.run(fill % "a long password")
+    browser.wait("document.getElementById('state')?.dataset.state === 'live'", "the page lives")
+    assert browser.run("document.cookie") == "", "no script sees the session"
+    # The session outlives its first token: the page gets a new one when it is told that the old one ends.
+    browser.wait("performance.now() > 10000 && document.getElementById('state').dataset.state === 'live'", "it still lives after its first token's end", timeout=30)

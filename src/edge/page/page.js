@@ -29,7 +29,7 @@ async function problemText(response) {
   const problem = await response.json().catch(() => ({}));
   const fields = (problem.errors ?? []).map((e) => (e.field ? `${e.field}: ${e.message}` : e.message));
   const words = [problem.title ?? response.statusText, problem.detail, ...fields].filter(Boolean);
-  if (response.status === 401) words.push('open the address that tidegate printed at its start');
+  if (response.status === 401) words.push('sign in again, or open the address that tidegate printed at its start');
   return `${response.status} ${words.join('; ')}`;
 }
 
@@ -173,6 +173,10 @@ function openStream(rooms, tail, on) {
         streamNotice(type, body);
       });
     }
+    // A session of a login goes on: the stream ends with its token and comes back with the new cookie.
+    mine.addEventListener('expiring', () => {
+      if (!token) fetch('/api/v1/auth/refresh', { method: 'POST' }).catch(() => {});
+    });
     // The daemon's own notice is named `error` too, as is the browser's event; only the daemon's carries data.
     mine.addEventListener('error', (event) => {
       if (mine !== source || closed) return;
