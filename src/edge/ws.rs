@@ -77,6 +77,10 @@ pub(super) async fn open(
     let mut serving = Box::new(Serving::new(edge, caller, connection, member));
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         let end = serving.run(&mut socket).await;
+        if let Next::Close(code, reason) = &end {
+            let connection = serving.connection.handler().id();
+            tracing::debug!(connection, code, reason, "a WebSocket is closed by the daemon");
+        }
         Box::pin(goodbye(socket, end)).await;
     }))
 }

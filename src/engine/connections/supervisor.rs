@@ -75,11 +75,13 @@ pub struct Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if let Some((id, open)) = self.table.open.remove(&self.id)
-            && let Some(end) = open.profile.identity().expires_ms
-        {
+        let Some((id, open)) = self.table.open.remove(&self.id) else { return };
+        let (profile, books) = (&open.profile, &open.profile.books);
+        if let Some(end) = profile.identity().expires_ms {
             self.table.ends.lock().remove(&(end, id));
         }
+        let age_ms = clock::now_ms().saturating_sub(profile.opened_ms);
+        tracing::debug!(connection = id, delivered = books.delivered.get(), shed = books.shed_total(), age_ms, "a stream closed");
     }
 }
 
@@ -115,6 +117,14 @@ impl Connections {
         table.open.insert(id, Box::new(Open { profile: Arc::clone(&profile), mailbox: mailbox.clone() }));
         let member = Member { table: Arc::clone(table), id };
         table.ends.lock().extend(expires_ms.map(|end| (end, id)));
+        tracing::debug!(
+            connection = id,
+            transport = profile.transport,
+            peer = %profile.peer,
+            client_ip = ?profile.ip,
+            subject = ?profile.identity().subject,
+            "a stream opens"
+        );
         // After it is entered: a drain that begins now either sees it or is seen here.
         if table.stopping.load(Ordering::SeqCst) {
             return None;

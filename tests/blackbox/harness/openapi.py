@@ -1,5 +1,6 @@
 """The daemon's description of its HTTP API, and the real Schemathesis that holds the daemon against it."""
 
+import copy
 import json
 import os
 import re
@@ -41,6 +42,20 @@ class Description:
         """A schema that stands by itself: it finds what it refers to in the document."""
         return {**schema, "components": self.document["components"]}
 
+    def strict(self):
+        """The same document, but an answer may have no fields beside those described: a client may get more one day, and
+        what it gets today should be in the description."""
+        document = copy.deepcopy(self.document)
+        asked = _referred([operation.get("requestBody", {}) for _, _, operation in self.operations()], self.document)
+        for name, schema in document["components"]["schemas"].items():
+            if f"#/components/schemas/{name}" not in asked:
+                _close_below(schema)
+        for _, _, operation in Description(document).operations():
+            for answer in operation["responses"].values():
+                for content in answer.get("content", {}).values():
+                    _close(content["schema"])
+        return document
+
     def is_open(self, operation):
         """Whether an operation needs no credential."""
         return {} in operation.get("security", self.document["security"])
@@ -55,6 +70,32 @@ class Description:
                 *([schema["example"]] if "example" in schema else []),
                 *schema.get("examples", []),
             ])
+
+
+def _referred(part, document):
+    """All that a part of the document refers to, and what that refers to."""
+    found, todo = set(), [part]
+    while todo:
+        for reference in re.findall(r'"\$ref": "([^"]+)"', json.dumps(todo.pop())):
+            if reference not in found:
+                found.add(reference)
+                todo.append(Description(document).find({"$ref": reference}))
+    return found
+
+
+def _close(schema):
+    """No fields but those that the schema, or what it refers to, has. Of alternatives the whole is closed, not each."""
+    if schema.keys() & {"$ref", "properties", "oneOf", "anyOf", "allOf"}:
+        schema.setdefault("unevaluatedProperties", False)
+    _close_below(schema)
+
+
+def _close_below(schema):
+    for part in (*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(part, dict):
+            _close(part)
+    for part in (*schema.get("oneOf", []), *schema.get("anyOf", []), *schema.get("allOf", [])):
+        _close_below(part)
 
 
 def routes():
