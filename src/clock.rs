@@ -19,6 +19,14 @@ pub fn now_ms() -> u64 {
     now_us() / 1000
 }
 
+/// Milliseconds since 1970 as of the system's last tick, a few milliseconds ago: a fifth of what the exact time costs.
+#[must_use]
+pub fn coarse_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let ms = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+    u64::try_from(ms).unwrap_or(0)
+}
+
 /// Milliseconds since 1970 as RFC 3339 in UTC with milliseconds, `2026-11-20T06:10:00.000Z`, appended to `out`.
 pub fn write_rfc3339(ms: u64, out: &mut String) {
     const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));

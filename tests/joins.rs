@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tidegate::auth::identity::Credential;
 use tidegate::auth::{Identity, Rights};
 use tidegate::engine::connections::dialect::Position;
-use tidegate::engine::connections::profile::Who;
+use tidegate::engine::connections::profile::{Kill, Who};
 use tidegate::engine::connections::supervisor::{Connection, Connections, Member};
 use tidegate::engine::connections::{Dialect, Notice};
 use tidegate::engine::rooms::{Publish, Rooms, StartAt};
@@ -62,7 +62,13 @@ fn anybody() -> Who {
         rights: Rights::all(),
         expires_ms: None,
     };
-    Who { identity: Arc::new(identity), peer: "test".to_owned(), ip: None, places: StreamPlaces::default() }
+    Who {
+        identity: Arc::new(identity),
+        peer: "test".to_owned(),
+        ip: None,
+        places: StreamPlaces::default(),
+        kill: Kill::default(),
+    }
 }
 
 /// Keeps what it is given.

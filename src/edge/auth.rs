@@ -13,6 +13,7 @@ use super::problem::Problem;
 use super::server::Peer;
 use super::{Edge, body, page, wellformed};
 use crate::audit::Entry;
+use crate::engine::connections::profile::Kill;
 use crate::limits::client;
 use crate::metrics::record;
 
@@ -50,7 +51,8 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     // Every request comes by a socket.
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer { address: None, tls: false });
     let shown = shown(&edge, &request);
-    let caller = match identify(&edge, shown, peer, ip).await {
+    let kill = request.extensions().get::<Kill>().cloned().unwrap_or_default();
+    let caller = match identify(&edge, shown, peer, kill, ip).await {
         Ok(caller) => caller,
         Err(problem) => return turn_away(&edge, request, ip, problem).await,
     };
@@ -98,10 +100,11 @@ async fn identify(
     edge: &Edge,
     shown: Result<String, Problem>,
     peer: Peer,
+    kill: Kill,
     ip: Option<IpAddr>,
 ) -> Result<Caller, Problem> {
     let identity = edge.auth.identify(&shown?).await.ok_or_else(Problem::unauthorized)?;
-    Ok(Caller { identity, ip, peer })
+    Ok(Caller { identity, ip, peer, kill })
 }
 
 /// The header counts where there is one, then the query, then the cookie; a wrong one is not made good by the next.

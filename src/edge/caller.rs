@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::server::Peer;
 use crate::audit::Entry;
 use crate::auth::Identity;
+use crate::engine::connections::profile::Kill;
 use crate::event::RoomName;
 
 /// Somebody who has passed the door.
@@ -22,6 +23,8 @@ pub(super) struct Caller {
     pub(super) ip: Option<IpAddr>,
     /// Who the socket leads to.
     pub(super) peer: Peer,
+    /// Ends the socket.
+    pub(super) kill: Kill,
 }
 
 impl Caller {

@@ -88,7 +88,7 @@ pub(super) async fn one(
     let status = if found.is_some() { 200 } else { 404 };
     edge.audit.note(Entry {
         connection: Some(number.to_string()),
-        ..audited(&caller, "GET", "/v1/connections/{id}", status)
+        ..audited(&caller, "GET", &format!("/v1/connections/{number}"), status)
     });
     let (listed, seen) = found.ok_or_else(|| no_connection(number))?;
     let mut body = describe(&listed, seen.as_ref());
@@ -127,7 +127,7 @@ pub(super) async fn kick(
     let status = if kicked { 204 } else { 404 };
     edge.audit.note(Entry {
         connection: Some(number.to_string()),
-        ..audited(&caller, "DELETE", "/v1/connections/{id}", status)
+        ..audited(&caller, "DELETE", &format!("/v1/connections/{number}"), status)
     });
     if !kicked {
         return Err(no_connection(number));
@@ -159,7 +159,8 @@ fn describe(listed: &Listed, seen: Option<&Seen>) -> Value {
     let patterns: Vec<String> = profile.patterns().iter().map(ToString::to_string).collect();
     // Of one that says nothing its mailbox still does; what it would read from the history is not known then.
     let waiting = seen.map_or(depth.messages as u64, |seen| seen.waiting);
-    let due = seen.map_or(books.settled() + waiting, |seen| seen.due);
+    let totals = seen.map_or_else(|| books.totals(), |seen| seen.totals);
+    let due = seen.map_or(totals.sum() + waiting, |seen| seen.due);
     let time = |ms: u64| (ms > 0).then(|| clock::rfc3339(ms));
     let shed: serde_json::Map<String, Value> = REASONS
         .iter()
@@ -192,11 +193,11 @@ fn describe(listed: &Listed, seen: Option<&Seen>) -> Value {
         },
         "ledger": {
             "due": due,
-            "delivered": books.delivered.get(),
-            "filtered": books.filtered.get(),
-            "conflated": books.conflated.get(),
-            "shed": books.shed_total(),
-            "missed": books.missed.get(),
+            "delivered": totals.delivered,
+            "filtered": totals.filtered,
+            "conflated": totals.conflated,
+            "shed": totals.shed,
+            "missed": totals.missed,
             "waiting": waiting,
         },
         "shed": shed,

@@ -71,6 +71,8 @@ pub struct Shared {
     pub census: Census,
     /// When the daemon started.
     pub started: Instant,
+    /// The same in milliseconds since 1970.
+    pub started_ms: u64,
     /// Bytes of publish bodies that may still come in, in KiB.
     bodies: Arc<Semaphore>,
     stopping: AtomicBool,
@@ -106,7 +108,7 @@ impl Edge {
         let Parts { settings, rooms, ingest, connections, orders, auth, guards, audit, census } = parts;
         let bodies = Arc::new(Semaphore::new((settings.limits.bodies_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS)));
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
-        let settings = ArcSwap::new(settings);
+        let (settings, started_ms) = (ArcSwap::new(settings), crate::clock::now_ms());
         let shared = Shared {
             settings,
             rooms,
@@ -118,6 +120,7 @@ impl Edge {
             audit,
             census,
             started,
+            started_ms,
             bodies,
             stopping,
         };

@@ -113,6 +113,8 @@ pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) ->
             actors_failed: edge.census.failed(),
             actors_restarted: edge.census.restarted(),
             events_waiting: connections.iter().map(|one| one.depth.messages).sum(),
+            ready: !edge.is_stopping() && log.fault.is_none(),
+            started_ms: edge.started_ms,
             mailboxes_bytes: edge.connections.mailboxes_bytes(),
             slow_connections: connections
                 .iter()

@@ -27,6 +27,7 @@ use tower_service::Service;
 use super::listen::Listener;
 use super::socket::{Socket, Wire};
 use super::tls::Tls;
+use crate::engine::connections::profile::Kill;
 use crate::limits::client;
 use crate::limits::places::{Place as IpPlace, Places};
 use crate::metrics::record;
@@ -34,6 +35,8 @@ use crate::settings::Limits;
 
 /// Files that are not connections: the log's, and what is refused but not yet closed.
 const FILES_RESERVED: u64 = 256;
+/// Sockets beside those of streams, where streams are limited; at least so many.
+const CALLS_BESIDE: usize = 64;
 /// Refusals under way at once; beyond it a socket is closed without a word.
 const REFUSALS: usize = 64;
 /// How long a refused client may take to send its request and read the answer.
@@ -63,7 +66,12 @@ pub fn connections_max(limits: &Limits) -> usize {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
     let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
     let room = usize::try_from(files.saturating_sub(FILES_RESERVED).max(16)).unwrap_or(usize::MAX);
-    if limits.connections == 0 { room } else { limits.connections.min(room) }
+    // Beside the streams there is room for calls, so that a full daemon still answers its probes.
+    if limits.connections == 0 {
+        room
+    } else {
+        limits.connections.saturating_add(CALLS_BESIDE.max(limits.connections / 10)).min(room)
+    }
 }
 
 /// Who a request comes from, by its socket.
@@ -238,8 +246,9 @@ impl Serving {
     }
 
     async fn serve_http1(&self, wire: Wire, peer: Peer, places: Held) {
-        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, places));
-        let connection = self.http1.serve_connection(socket, service(&self.router, peer)).with_upgrades();
+        let kill = places.kill.clone();
+        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
+        let connection = self.http1.serve_connection(socket, service(&self.router, peer, kill)).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             // A connection that breaks off is no fault of ours, and its streams notice by themselves.
@@ -250,8 +259,9 @@ impl Serving {
     }
 
     async fn serve_http2(&self, wire: Wire, peer: Peer, places: Held) {
-        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, places));
-        let mut connection = std::pin::pin!(self.http2.serve_connection(socket, service(&self.router, peer)));
+        let kill = places.kill.clone();
+        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
+        let mut connection = std::pin::pin!(self.http2.serve_connection(socket, service(&self.router, peer, kill)));
         tokio::select! {
             _ = connection.as_mut() => return,
             () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -264,12 +274,14 @@ impl Serving {
 fn service(
     router: &Router,
     peer: Peer,
+    kill: Kill,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future = RouteFuture> + use<>
 {
     let router = router.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(kill.clone());
         // The router is always ready.
         Service::call(&mut router.clone(), request)
     })
@@ -310,6 +322,7 @@ struct Gate {
 struct Held {
     _place: Place,
     _ip: Option<IpPlace<IpAddr>>,
+    kill: Kill,
 }
 
 /// One place among so many, given back when it is dropped.
@@ -354,7 +367,7 @@ impl Gate {
         let ip = ip.map(|ip| ip.to_canonical()).filter(|ip| !self.proxies.iter().any(|network| network.contains(ip)));
         let own = ip.map(|ip| self.by_ip.take(client::counted(ip), self.per_ip)).transpose();
         match own {
-            Ok(own) => Ok(Held { _place: place, _ip: own.flatten() }),
+            Ok(own) => Ok(Held { _place: place, _ip: own, kill: Kill::default() }),
             Err(_) => {
                 record::connection_refused("per_ip_sockets");
                 Err(TOO_MANY_OF_ONE)

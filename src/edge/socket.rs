@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
+use crate::engine::connections::profile::Kill;
 use crate::metrics::record;
 
 /// What a socket runs over.
@@ -28,6 +29,7 @@ pub(super) struct Socket<P> {
     /// Taken out when it ends.
     wire: Option<Wire>,
     write_timeout: Duration,
+    kill: Kill,
     /// Whether there is nobody to be waited for at the end: the client has ended it, or takes nothing.
     over: bool,
     /// Set while the client takes nothing.
@@ -36,15 +38,19 @@ pub(super) struct Socket<P> {
 }
 
 impl<P> Socket<P> {
-    pub(super) fn new(wire: Wire, write_timeout: Duration, places: P) -> Self {
+    pub(super) fn new(wire: Wire, write_timeout: Duration, kill: Kill, places: P) -> Self {
         record::socket_opened();
-        Self { wire: Some(wire), write_timeout, over: false, stalled: None, _places: places }
+        Self { wire: Some(wire), write_timeout, kill, over: false, stalled: None, _places: places }
     }
 
     fn judge<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;
+        }
+        if self.kill.poll(cx) {
+            self.over = true;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "ended by the daemon")));
         }
         let limit = self.write_timeout;
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));

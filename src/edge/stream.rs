@@ -152,7 +152,9 @@ pub(super) async fn start<D: Dialect>(
         record::connection_refused("per_client");
         Problem::too_much(too_much)
     })?;
-    let who = Who { identity: Arc::clone(&caller.identity), peer: caller.peer.to_string(), ip: caller.ip, places };
+    let kill = caller.kill.clone();
+    let who =
+        Who { identity: Arc::clone(&caller.identity), peer: caller.peer.to_string(), ip: caller.ip, places, kill };
     let started = edge.connections.start(&edge.rooms, dialect, meter, who).await;
     let Some((mut connection, member)) = started else {
         record::connection_refused("stopping");

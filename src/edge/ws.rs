@@ -263,20 +263,22 @@ impl Serving {
         let settings = self.edge.settings();
         let limits = &settings.limits;
         let (second, minute) = (limits.per_connection_messages_per_second, limits.per_connection_messages_per_minute);
-        let (code, message) = ("rate_limited", "more messages than limits.per_connection_messages_… allow");
+        let code = "rate_limited";
+        let message = |limit: &str| format!("more messages than {limit} allows");
         match self.messages.check(second, minute) {
             Verdict::Take => {
                 self.command(text).await;
                 Next::On
             }
-            Verdict::Refuse(wait) => {
+            Verdict::Refuse(limit, wait) => {
                 record::request_refused("rate-limited");
-                self.connection.handler().tell(&Notice::Error { code, message, retry: Some(wait) });
+                let message = message(limit);
+                self.connection.handler().tell(&Notice::Error { code, message: &message, retry: Some(wait) });
                 Next::On
             }
-            Verdict::End => {
+            Verdict::End(limit) => {
                 record::connection_cut("rate_limited");
-                self.connection.handler().tell(&Notice::error(code, message));
+                self.connection.handler().tell(&Notice::error(code, &message(limit)));
                 Next::Close(POLICY, code)
             }
         }

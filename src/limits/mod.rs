@@ -1,6 +1,6 @@
 //! How much one client may take: counts of what is open and rates of what comes, by client address and by subject. Knows no HTTP and no room; a refusal says which limit it was and when to come back.
 //!
-//! [`client`] finds the address that counts; [`places`] counts what is open; rates are governor's (the generic cell rate algorithm, as leaky bucket). With every limit at 0 nothing is kept.
+//! [`client`] finds the address that counts; [`places`] counts what is open; rates are governor's (the generic cell rate algorithm, as leaky bucket).
 
 pub mod client;
 pub mod places;
@@ -106,11 +106,11 @@ impl Guards {
         if let Some(ip) = ip {
             let allowed = limits.per_ip_connections;
             let refusal = full("limits.per_ip_connections", "connections at once for an address", allowed);
-            places._ip = self.0.by_ip.take(ip, allowed).map_err(|_| refusal)?;
+            places._ip = Some(self.0.by_ip.take(ip, allowed).map_err(|_| refusal)?);
         }
         let allowed = limits.per_user_connections;
         let refusal = full("limits.per_user_connections", "connections at once for a user", allowed);
-        places._user = self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?;
+        places._user = Some(self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?);
         if let Some(ip) = ip.filter(|_| !brief) {
             rates.opened.check(&ip).map_err(|retry| TooMuch {
                 limit: "limits.per_ip_connections_per_hour",

@@ -27,20 +27,17 @@ pub struct Place<K: Eq + Hash> {
 pub struct Taken;
 
 impl<K: Eq + Hash + Clone> Places<K> {
-    /// Takes a place if there is one of `allowed`; with 0 there is no limit, and nothing is counted.
+    /// Takes a place if there is one of `allowed`; with 0 there is no limit. It is counted all the same, because there may be one later.
     ///
     /// # Errors
     /// When there is none.
-    pub fn take(&self, key: K, allowed: usize) -> Result<Option<Place<K>>, Taken> {
-        if allowed == 0 {
-            return Ok(None);
-        }
+    pub fn take(&self, key: K, allowed: usize) -> Result<Place<K>, Taken> {
         let mut taken = self.0.entry(key.clone()).or_insert(0);
-        if *taken >= allowed {
+        if allowed > 0 && *taken >= allowed {
             return Err(Taken);
         }
         *taken += 1;
-        Ok(Some(Place { key, all: Arc::clone(&self.0) }))
+        Ok(Place { key, all: Arc::clone(&self.0) })
     }
 }
 
@@ -71,6 +68,8 @@ mod tests {
         assert!(places.take("a", 2).is_ok());
         drop(second);
         assert!(places.0.is_empty());
-        assert!(places.take("a", 0).unwrap().is_none() && places.0.is_empty(), "without a limit nothing is counted");
+        let unlimited: Vec<_> = (0..5).map(|_| places.take("a", 0).unwrap()).collect();
+        assert!(places.take("a", 5).is_err(), "they count when there is a limit later");
+        drop(unlimited);
     }
 }

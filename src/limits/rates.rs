@@ -37,6 +37,9 @@ impl<K: Eq + Hash + Clone> Rate<K> {
 /// Refusals in a row after which a client does not want to understand.
 const PATIENCE: u32 = 10;
 
+/// The settings of the two rates of a connection's messages.
+const LIMITS: [&str; 2] = ["limits.per_connection_messages_per_second", "limits.per_connection_messages_per_minute"];
+
 /// How many messages a connection may send, by the second and by the minute.
 #[derive(Debug, Default)]
 pub struct MessageRate {
@@ -50,10 +53,10 @@ pub struct MessageRate {
 pub enum Verdict {
     /// Take it.
     Take,
-    /// Refuse it; the next one is taken after this time.
-    Refuse(Duration),
-    /// Refuse it, and end the connection: it was told often enough.
-    End,
+    /// Refuse it by this limit; the next one is taken after this time.
+    Refuse(&'static str, Duration),
+    /// Refuse it by this limit, and end the connection: it was told often enough.
+    End(&'static str),
 }
 
 impl MessageRate {
@@ -69,19 +72,19 @@ impl MessageRate {
             };
             Box::new([make(per_second, 1), make(per_minute, 60)])
         });
-        let wait = limiters.iter().flatten().find_map(|limiter| {
-            let until = limiter.check().err()?;
-            Some(until.wait_time_from(DefaultClock::default().now()))
+        let wait = limiters.iter().zip(LIMITS).find_map(|(limiter, limit)| {
+            let until = limiter.as_ref()?.check().err()?;
+            Some((limit, until.wait_time_from(DefaultClock::default().now())))
         });
         match wait {
             None => {
                 self.refused = 0;
                 Verdict::Take
             }
-            Some(_) if self.refused + 1 >= PATIENCE => Verdict::End,
-            Some(wait) => {
+            Some((limit, _)) if self.refused + 1 >= PATIENCE => Verdict::End(limit),
+            Some((limit, wait)) => {
                 self.refused += 1;
-                Verdict::Refuse(wait)
+                Verdict::Refuse(limit, wait)
             }
         }
     }
@@ -97,9 +100,9 @@ mod tests {
         let mut rate = MessageRate::default();
         assert_eq!(rate.check(0, 0), Verdict::Take);
         assert_eq!([rate.check(2, 0), rate.check(2, 0)], [Verdict::Take; 2]);
-        let Verdict::Refuse(wait) = rate.check(2, 0) else { panic!("the third in a second is refused") };
-        assert!(wait <= Duration::from_millis(500));
-        let ended = (0..PATIENCE).any(|_| rate.check(2, 0) == Verdict::End);
+        let Verdict::Refuse(limit, wait) = rate.check(2, 0) else { panic!("the third in a second is refused") };
+        assert!(wait <= Duration::from_millis(500) && limit == LIMITS[0]);
+        let ended = (0..PATIENCE).any(|_| matches!(rate.check(2, 0), Verdict::End(_)));
         assert!(ended);
     }
 

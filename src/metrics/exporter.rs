@@ -26,6 +26,7 @@ pub fn install() {
                 Kind::Histogram => describe_histogram!(metric.name, metric.help),
             }
         }
+        super::record::begin();
         Some(handle)
     });
 }

@@ -58,6 +58,8 @@ metrics! {
     AUDIT_DROPPED = "tidegate_audit_dropped_total", Counter, "", "Lines of the audit log that could not be written.";
     RELOADS = "tidegate_settings_reloads_total", Counter, "outcome", "Times the settings were read again.";
     CONNECTIONS_CUT = "tidegate_connections_cut_total", Counter, "reason", "Connections ended by the daemon.";
+    READY = "tidegate_ready", Gauge, "", "1 where the daemon takes and serves events, 0 where /readyz says no.";
+    STARTED = "tidegate_start_time_seconds", Gauge, "", "When the daemon started, in seconds since 1970.";
     SOCKETS = "tidegate_sockets", Gauge, "", "TCP connections open now.";
     ROOMS = "tidegate_rooms", Gauge, "", "Rooms in memory.";
     TAIL_BYTES = "tidegate_tails_bytes", Gauge, "", "Events held in memory for replay.";

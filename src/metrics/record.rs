@@ -16,6 +16,14 @@ use crate::event::Ack;
 macro_rules! kept {
     ($($handle:ident: $kind:ident = $make:expr;)*) => {
         $(static $handle: LazyLock<$kind> = LazyLock::new(|| $make);)*
+
+        /// Makes what has no labels or known ones, so that it is there with 0 before anything happens.
+        pub(super) fn begin() {
+            $(LazyLock::force(&$handle);)*
+            for meter in [&WEBSOCKET, &SSE, &POLL] {
+                LazyLock::force(meter);
+            }
+        }
     };
 }
 
@@ -335,6 +343,8 @@ pub struct Snapshot {
     pub events_waiting: usize,
     pub mailboxes_bytes: usize,
     pub slow_connections: usize,
+    pub ready: bool,
+    pub started_ms: u64,
 }
 
 /// Takes in the figures of the moment.
@@ -348,5 +358,7 @@ pub fn snapshot(now: &Snapshot) {
     counter!(names::ACTORS_RESTARTED).absolute(now.actors_restarted);
     gauge!(names::WAITING).set(float(wide(now.events_waiting)));
     gauge!(names::MAILBOXES_BYTES).set(float(wide(now.mailboxes_bytes)));
+    gauge!(names::READY).set(if now.ready { 1.0 } else { 0.0 });
+    gauge!(names::STARTED).set(float(now.started_ms / 1000));
     gauge!(names::SLOW).set(float(wide(now.slow_connections)));
 }

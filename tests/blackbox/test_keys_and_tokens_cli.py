@@ -255,6 +255,20 @@ def test_a_keys_file_that_is_broken_is_a_clear_fault_at_start_and_takes_no_key_a
     assert status(daemon, key) == 200 and "my-garbage-4711" not in daemon.log_text()
 
 
+def test_a_keys_file_that_is_changed_while_it_is_read_is_taken_as_it_is_in_the_end(start_daemon):
+    daemon = start_daemon(started=False)
+    key = create(daemon, "screens", "--role", "viewer")
+    text = daemon.keys_file.read_text()
+    for seconds in (1, 2, 3):  # whole seconds after the start, so that the last change falls into a look that happens every second
+        daemon.start()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:  # in its place, as an editor may write it: empty for a moment, then whole
+            daemon.keys_file.write_text(text)
+            daemon.keys_file.write_text(text + "\n")
+        taken(daemon, key)
+        daemon.terminate()
+
+
 def test_keys_never_stand_in_the_log(daemon):
     key = create(daemon, "screens", "--role", "viewer")
     taken(daemon, key)

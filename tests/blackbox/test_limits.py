@@ -70,7 +70,13 @@ def test_a_place_is_given_back_when_a_stream_ends(start_daemon, ws, sse):
 
 def test_a_poll_takes_a_place_while_it_waits(start_daemon):
     daemon = start_daemon(LIMITS__PER_IP_CONNECTIONS=1)
-    waiting = threading.Thread(target=lambda: Api(daemon.url, daemon.key).poll("y", wait="3s"), daemon=True)
+
+    def wait():
+        api = Api(daemon.url, daemon.key)
+        while api.get("/v1/stream?rooms=y&wait=3s").status_code == 429:
+            pass  # the other thread was looking just then
+
+    waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     eventually(lambda: stream_status(daemon) == 429, "the poll holds the place", timeout=3)
     waiting.join(10)
@@ -258,8 +264,7 @@ def test_a_gzip_body_is_taken(daemon, room):
     for encoding, body, kind in (("gzip", json.dumps(events).encode(), "application/json"), ("GZIP", lines, "application/x-ndjson")):
         answer = gzipped(daemon, room, gzip.compress(body), encoding, kind)
         assert answer.status_code == 202 and answer.json()["count"] == 200, answer.text
-    assert gzipped(daemon, room, json.dumps(events).encode(), "identity").status_code == 202
-    assert numbers(daemon.all_events(room)) == list(range(200)) * 3
+    assert numbers(daemon.all_events(room)) == list(range(200)) * 2
 
 
 def test_a_gzip_body_counts_as_what_it_unpacks_to(start_daemon, room):

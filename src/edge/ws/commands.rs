@@ -4,17 +4,21 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use smallvec::smallvec;
 
+use super::super::problem::Problem;
 use super::super::publish::may as may_publish;
 use super::super::stream::{check_cursor, check_rights, parse_patterns};
 use super::Serving;
 use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, parse, start};
 use super::reply::{Reply, body_error, invalid};
+use crate::audit::Entry;
 use crate::clock;
 use crate::engine::connections::Notice;
 use crate::event::incoming::{BodyLimits, Format, parse as parse_body};
 use crate::event::{Ack, Pattern, RoomName};
+use crate::metrics::record;
 
 impl Serving {
     /// Does what a client says and gathers the answer.
@@ -69,7 +73,7 @@ impl Serving {
         let start = start(id, &command)?;
         check_cursor(&patterns, &start).map_err(|problem| invalid(id, &problem))?;
         let identity = self.connection.handler().profile().identity();
-        check_rights(&identity.rights, &patterns).map_err(|problem| Reply::problem(id, &problem))?;
+        check_rights(&identity.rights, &patterns).map_err(|problem| self.refused("subscribe", id, &problem))?;
         let settings = self.edge.settings();
         let (max, mailbox) = (settings.limits.rooms_per_connection, settings.limits.mailbox_messages);
         let session = self.connection.handler();
@@ -102,7 +106,8 @@ impl Serving {
             .map_err(|error| Reply::error(id, "invalid_field", &format!("room: {error}")))?;
         // What the connection may do may have changed since it was opened.
         self.caller.identity = self.connection.handler().profile().identity();
-        may_publish(&self.edge, &self.caller, &room).map_err(|problem| Reply::problem(id, &problem))?;
+        let may = may_publish(&self.edge, &self.caller, &room);
+        may.map_err(|problem| self.refused("publish", id, &problem))?;
         let ack = match command.ack.as_deref() {
             None => self.edge.settings().log.ack,
             Some(text) => Ack::parse(text)
@@ -138,6 +143,19 @@ impl Serving {
             }
         }));
         Ok(None)
+    }
+
+    /// Answers what is refused; what the client may not do is written down, as over HTTP.
+    fn refused(&mut self, command: &str, id: Option<&str>, problem: &Problem) -> Reply {
+        if problem.status() == StatusCode::FORBIDDEN {
+            record::request_refused("forbidden");
+            self.caller.identity = self.connection.handler().profile().identity();
+            let connection = Some(self.connection.handler().id().to_string());
+            let (method, status) = (Some(command.to_owned()), Some(problem.status().as_u16()));
+            let (path, reason) = (Some("/v1/stream".to_owned()), Some(problem.detail().to_owned()));
+            self.edge.audit.note(Entry { connection, method, path, status, reason, ..self.caller.entry("refused") });
+        }
+        Reply::problem(id, problem)
     }
 
     /// Shows another token. It must be of the same subject: a connection does not change hands.

@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::task::AtomicWaker;
 
 use parking_lot::Mutex;
 use tidegate_actors::Reason;
@@ -32,6 +34,24 @@ impl Count {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a socket that takes nothing: one that waits to be written to would not hear of anything else. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Kill(Arc<(AtomicBool, AtomicWaker)>);
+
+impl Kill {
+    /// From now on the socket fails where it would wait to be written to.
+    pub fn now(&self) {
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.wake();
+    }
+
+    /// Whether it is to end; if not, the task is woken when it is.
+    pub fn poll(&self, cx: &std::task::Context<'_>) -> bool {
+        self.0.1.register(cx.waker());
+        self.0.0.load(Ordering::Acquire)
     }
 }
 
@@ -84,11 +104,35 @@ impl Books {
         self.shed.iter().map(Count::get).sum()
     }
 
-    /// All that was settled, one way or the other.
+    /// What was settled, one way or the other.
     #[must_use]
-    pub fn settled(&self) -> u64 {
-        let counts = [&self.delivered, &self.filtered, &self.conflated, &self.missed];
-        counts.iter().map(|count| count.get()).sum::<u64>() + self.shed_total()
+    pub fn totals(&self) -> Totals {
+        Totals {
+            delivered: self.delivered.get(),
+            filtered: self.filtered.get(),
+            conflated: self.conflated.get(),
+            shed: self.shed_total(),
+            missed: self.missed.get(),
+        }
+    }
+}
+
+/// What became of events that were due, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as in Books")]
+pub struct Totals {
+    pub delivered: u64,
+    pub filtered: u64,
+    pub conflated: u64,
+    pub shed: u64,
+    pub missed: u64,
+}
+
+impl Totals {
+    /// All of it.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.delivered + self.filtered + self.conflated + self.shed + self.missed
     }
 }
 
@@ -103,6 +147,8 @@ pub struct Who {
     pub ip: Option<IpAddr>,
     /// The places it takes.
     pub places: StreamPlaces,
+    /// Ends its socket.
+    pub kill: Kill,
 }
 
 /// A connection as it is seen from outside.
@@ -124,6 +170,8 @@ pub struct Profile {
     patterns: Mutex<Vec<Pattern>>,
     /// The end of a token of which it was warned.
     warned_of_ms: Count,
+    /// Ends its socket, if that takes nothing.
+    pub kill: Kill,
     _places: StreamPlaces,
 }
 
@@ -131,10 +179,10 @@ impl Profile {
     /// A connection that follows nothing yet.
     #[must_use]
     pub fn new(id: u64, transport: &'static str, opened_ms: u64, who: Who) -> Self {
-        let Who { identity, peer, ip, places } = who;
+        let Who { identity, peer, ip, places, kill } = who;
         let (peer, books, patterns) = (peer.into_boxed_str(), Books::default(), Mutex::default());
         let (identity, warned_of_ms) = (Mutex::new(identity), Count::default());
-        Self { id, transport, peer, ip, opened_ms, books, identity, patterns, warned_of_ms, _places: places }
+        Self { id, transport, peer, ip, opened_ms, books, identity, patterns, warned_of_ms, kill, _places: places }
     }
 
     /// Who it is now.

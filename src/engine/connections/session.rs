@@ -16,10 +16,12 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, Shed};
+use tokio::sync::oneshot;
 
 use super::dialect::Position;
 use super::profile::Profile;
 use super::{Closing, Control, Delivery, Dialect, Notice};
+use crate::clock;
 use crate::engine::rooms::{Gap, Room, Rooms, Subscriber};
 use crate::event::{Event, RoomKey, RoomName, cursor};
 use crate::metrics::record::{self, TransportMeter};
@@ -70,6 +72,8 @@ pub struct Session<D: Dialect> {
     closing: Option<Closing>,
     /// Due to it in rooms that it has left.
     left_due: u64,
+    /// Who wants to know how it stands: told at the end of a step, when the books are in order.
+    asked: Vec<oneshot::Sender<Seen>>,
 }
 
 impl<D: Dialect> std::fmt::Debug for Session<D> {
@@ -129,6 +133,7 @@ impl<D: Dialect> Session<D> {
             rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
             closing: None,
             left_due: 0,
+            asked: Vec::new(),
         }
     }
 
@@ -245,8 +250,7 @@ impl<D: Dialect> Session<D> {
             Control::ReadAgain => self.reading = false,
             Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
             Control::Rights => self.leave_what_is_not_allowed(),
-            // Whoever asked may have gone.
-            Control::Inspect(reply) => drop(reply.send(self.seen())),
+            Control::Inspect(reply) => self.asked.push(reply),
             Control::Close(closing) => self.closing = Some(closing),
         }
     }
@@ -307,8 +311,11 @@ impl<D: Dialect> Handler for Session<D> {
             self.tell_shed(None);
         }
         for (key, _) in batch.behind.drain(..) {
-            self.meter.caught_up();
-            self.profile.books.catch_ups.add(1);
+            // A reader that has just joined reads the history too, and has not fallen behind.
+            if self.follows.get(&key).is_none_or(|follow| follow.reached >= follow.joined_at) {
+                self.meter.caught_up();
+                self.profile.books.catch_ups.add(1);
+            }
             self.behind.push_back(key);
         }
         if self.closing.is_none() {
@@ -320,7 +327,18 @@ impl<D: Dialect> Handler for Session<D> {
                 inbox.mailbox().tick();
             }
         }
-        self.meter.delivered(self.profile.books.delivered.get() - before);
+        let delivered = self.profile.books.delivered.get() - before;
+        if delivered > 0 {
+            self.meter.delivered(delivered);
+            self.profile.books.delivered_at_ms.set(clock::coarse_ms());
+        }
+        if !self.asked.is_empty() {
+            let seen = self.seen();
+            for reply in std::mem::take(&mut self.asked) {
+                // Whoever asked may have gone.
+                let _ = reply.send(seen.clone());
+            }
+        }
         Ok(match self.take() {
             Some(output) => {
                 if self.closing.is_some() {
@@ -339,9 +357,9 @@ impl<D: Dialect> Drop for Session<D> {
     fn drop(&mut self) {
         self.meter.closed();
         // First it leaves those it knows, and what they had for it until then is in the books; then it is closed, so that no other takes it in.
-        let follows = std::mem::take(&mut self.follows);
-        let abandoned: u64 = follows.values().map(|follow| books::waiting_at_leave(follow, self.subscriber.id)).sum();
-        self.meter.abandoned(abandoned);
+        for follow in std::mem::take(&mut self.follows).into_values() {
+            books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);
+        }
         self.rooms.unwatch(self.subscriber.id, None);
         self.subscriber.mailbox.close_and_clear();
     }

@@ -2,7 +2,7 @@
 //!
 //! The table is shared, so that a connection that comes or goes needs nobody's turn; what has to be done to many of them is done by one ractor actor, one order after the other, and by its tick.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tidegate_actors::{
     Batch, Bounds, Budget, Census, Depth, Fault, Flow, Handler, Inbox, Light, Mailbox, Message, Window,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::profile::{Profile, Who};
 use super::session::Seen;
@@ -26,6 +27,8 @@ use crate::metrics::record::TransportMeter;
 const WINDOW: Window = Window { messages: 256, bytes: 128 << 10 };
 /// How long an operator waits for what a connection says of itself: one whose socket takes nothing says nothing.
 const INSPECT_WAIT: Duration = Duration::from_millis(300);
+/// How long a connection that is told to end may take to say so to its client.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Over the budget of all mailboxes the fullest give up until so much of it is left, in percent.
 const RELIEVED_PERCENT: usize = 80;
 
@@ -81,7 +84,13 @@ impl Drop for Member {
             self.table.ends.lock().remove(&(end, id));
         }
         let age_ms = clock::now_ms().saturating_sub(profile.opened_ms);
-        tracing::debug!(connection = id, delivered = books.delivered.get(), shed = books.shed_total(), age_ms, "a stream closed");
+        tracing::debug!(
+            connection = id,
+            delivered = books.delivered.get(),
+            shed = books.shed_total(),
+            age_ms,
+            "a stream closed"
+        );
     }
 }
 
@@ -207,6 +216,8 @@ pub struct ConnectionSupervisor {
     auth: Auth,
     /// What was granted until then was looked through.
     generation: u64,
+    /// Those that were told to end, and when their sockets are cut if they have not.
+    ending: VecDeque<(Instant, u64)>,
 }
 
 impl ConnectionSupervisor {
@@ -214,17 +225,35 @@ impl ConnectionSupervisor {
     #[must_use]
     pub fn new(connections: Connections, auth: Auth) -> Self {
         let generation = auth.generation();
-        Self { connections, auth, generation }
+        Self { connections, auth, generation, ending: VecDeque::new() }
     }
 
-    fn obey(&self, order: Order) {
-        let table = &self.connections.0;
+    /// Tells a connection to end; whether there is one.
+    fn end(&mut self, id: u64, closing: Closing) -> bool {
+        let Some(open) = self.connections.0.open.get(&id) else { return false };
+        Delivery::close(&open.mailbox, closing);
+        self.ending.push_back((Instant::now() + LAST_WORD, id));
+        true
+    }
+
+    /// Cuts the sockets of those that were told to end and take nothing, so that they never hear of it.
+    fn cut(&mut self) {
+        let now = Instant::now();
+        while let Some((_, id)) = self.ending.pop_front_if(|(at, _)| *at <= now) {
+            if let Some(open) = self.connections.0.open.get(&id) {
+                open.profile.kill.now();
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
         match order {
             Order::Kick(id, reply) => {
-                let kicked = table.open.get(&id).map(|open| Delivery::close(&open.mailbox, Closing::Kicked));
-                let _ = reply.send(kicked.is_some());
+                let kicked = self.end(id, Closing::Kicked);
+                let _ = reply.send(kicked);
             }
             Order::Drain(reply) => {
+                let table = &self.connections.0;
                 table.stopping.store(true, Ordering::SeqCst);
                 let mut ended = 0;
                 for open in &table.open {
@@ -237,8 +266,8 @@ impl ConnectionSupervisor {
     }
 
     /// Ends those whose token has ended, and warns those whose token ends soon.
-    fn look_at_ends(&self) {
-        let table = &self.connections.0;
+    fn look_at_ends(&mut self) {
+        let table = Arc::clone(&self.connections.0);
         let now = clock::now_ms();
         let warning = u64::try_from(self.auth.expiry_warning().as_millis()).unwrap_or(u64::MAX);
         let until = now.saturating_add(warning);
@@ -252,9 +281,7 @@ impl ConnectionSupervisor {
             soon.extend(ends.range(..=(until, u64::MAX)).copied());
         }
         for id in over {
-            if let Some(open) = table.open.get(&id) {
-                Delivery::close(&open.mailbox, Closing::TokenExpired);
-            }
+            self.end(id, Closing::TokenExpired);
         }
         for (at_ms, id) in soon {
             if let Some(open) = table.open.get(&id)
@@ -272,16 +299,20 @@ impl ConnectionSupervisor {
             return;
         }
         self.generation = generation;
+        let mut over = Vec::new();
         for open in &self.connections.0.open {
             let had = open.profile.identity();
             match self.auth.renew(&had) {
-                None => Delivery::close(&open.mailbox, Closing::TokenRevoked),
+                None => over.push(open.profile.id),
                 Some(has) if has.rights != had.rights => {
                     open.profile.set_identity(has);
                     Delivery::control(&open.mailbox, Control::Rights);
                 }
                 Some(_) => {}
             }
+        }
+        for id in over {
+            self.end(id, Closing::TokenRevoked);
         }
     }
 
@@ -321,6 +352,7 @@ impl Handler for ConnectionSupervisor {
         if batch.tick {
             self.look_at_ends();
             self.look_at_grants();
+            self.cut();
             self.relieve();
         }
         Ok(Flow::Continue)

@@ -231,6 +231,12 @@ impl Room {
         u128::from(idle_ms) >= self.settings.idle_after.as_millis()
     }
 
+    /// The first seq ever; 0 before that.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.created.load(Ordering::Acquire)
+    }
+
     /// The last seq that was offered to the readers.
     #[must_use]
     pub fn offered(&self) -> u64 {

@@ -5,5 +5,7 @@ WebSocket, `browser` drives Chromium, `load` publishes from threads and checks w
 keys, tokens, hashes and a JWKS server. `raw` and `frames` speak HTTP and WebSocket by hand, to say what no client would;
 `hostile` looks at what that did.
 `prometheus` runs the real Prometheus with the configuration of grafana/.
+`openapi` reads the description of the HTTP API and the router's source, and runs the real Schemathesis, which is told the
+rest by `schemathesis_hooks` and schemathesis.toml.
 `contract` holds messages against docs/asyncapi.yaml, `nginx` is the real one with config/nginx.conf.
 """

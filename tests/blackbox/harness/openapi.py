@@ -43,14 +43,15 @@ class Description:
         return {**schema, "components": self.document["components"]}
 
     def strict(self):
-        """The same document, but an answer may have no fields beside those described: a client may get more one day, and
-        what it gets today should be in the description."""
+        """The document as Schemathesis is given it. An answer may have no fields beside those described: a client may get
+        more one day, and what it gets today should be in the description. Lines of JSON are left out, for which there is no schema."""
         document = copy.deepcopy(self.document)
         asked = _referred([operation.get("requestBody", {}) for _, _, operation in self.operations()], self.document)
         for name, schema in document["components"]["schemas"].items():
             if f"#/components/schemas/{name}" not in asked:
                 _close_below(schema)
         for _, _, operation in Description(document).operations():
+            operation.get("requestBody", {}).get("content", {}).pop("application/x-ndjson", None)
             for answer in operation["responses"].values():
                 for content in answer.get("content", {}).values():
                     _close(content["schema"])

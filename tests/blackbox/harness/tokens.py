@@ -107,8 +107,9 @@ def signed_by(key):
     return lambda signed: algorithm.sign(signed, key.private)
 
 
+@lru_cache
 def hashed(password):
-    """A password as argon2-cffi hashes it, cheaply."""
+    """A password as argon2-cffi hashes it, cheaply; the same each time, because another hash is another password to the daemon."""
     return PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(password)
 
 

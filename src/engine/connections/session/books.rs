@@ -5,7 +5,7 @@
 use super::{Follow, Session};
 use crate::clock;
 use crate::engine::connections::Dialect;
-use crate::engine::connections::profile::Books;
+use crate::engine::connections::profile::{Books, Totals};
 use crate::event::Event;
 use crate::metrics::record::TransportMeter;
 
@@ -23,10 +23,13 @@ pub struct Seen {
     pub due: u64,
     /// What its rooms have and it has not got.
     pub waiting: u64,
+    /// What became of the rest.
+    pub totals: Totals,
 }
 
 /// Puts an event into the books, and what was skipped before it. Events from before the reader joined are due as they are read.
 pub(super) fn settle(follow: &mut Follow, seq: u64, books: &Books, meter: &TransportMeter) {
+    begin(follow);
     if seq <= follow.joined_at {
         books.replayed.add(1);
         meter.replayed(1);
@@ -50,6 +53,7 @@ pub(super) fn settle(follow: &mut Follow, seq: u64, books: &Books, meter: &Trans
 
 /// Puts a gap into the books: what is not held any more up to `reached`.
 pub(super) fn settle_gap(follow: &mut Follow, reached: u64, books: &Books, meter: &TransportMeter) {
+    begin(follow);
     if reached <= follow.settled {
         return;
     }
@@ -61,9 +65,25 @@ pub(super) fn settle_gap(follow: &mut Follow, reached: u64, books: &Books, meter
     follow.settled = reached;
 }
 
-/// What a room had for its reader at the moment at which it left, and it did not get.
-pub(super) fn waiting_at_leave(follow: &Follow, subscriber: u64) -> u64 {
-    follow.room.leave(subscriber).saturating_sub(follow.settled).saturating_sub(follow.told_ahead)
+/// A reader that joined before a room's first event: its numbers do not begin with 1.
+fn begin(follow: &mut Follow) {
+    if follow.joined_at == 0 {
+        let before_first = follow.room.created().saturating_sub(1);
+        (follow.joined_at, follow.settled) = (before_first, before_first);
+    }
+}
+
+/// Leaves a room, and puts into the books what the room had for the reader at that moment and it did not get; what was due to it in all comes back.
+pub(super) fn leave(mut follow: Follow, subscriber: u64, books: &Books, meter: &TransportMeter) -> u64 {
+    let offered = follow.room.leave(subscriber);
+    begin(&mut follow);
+    let reached = follow.settled + follow.told_ahead;
+    meter.abandoned(offered.saturating_sub(reached));
+    // Read from the history before the room had offered it, which it now will not.
+    let early = reached.saturating_sub(offered.max(follow.joined_at));
+    books.replayed.add(early);
+    meter.replayed(early);
+    reached - follow.joined_at - early
 }
 
 impl<D: Dialect> Session<D> {
@@ -71,11 +91,17 @@ impl<D: Dialect> Session<D> {
     pub(super) fn seen(&self) -> Seen {
         let (mut due, mut waiting) = (self.profile.books.replayed.get() + self.left_due, 0);
         for follow in self.follows.values() {
-            let offered = follow.room.offered();
-            due += offered.saturating_sub(follow.joined_at);
-            waiting += offered.saturating_sub(follow.settled).saturating_sub(follow.told_ahead);
+            let (offered, mut joined_at) = (follow.room.offered(), follow.joined_at);
+            if joined_at == 0 && offered > 0 {
+                joined_at = follow.room.created().saturating_sub(1);
+            }
+            // What is read from the history may be ahead of what was offered.
+            let reached = (follow.settled + follow.told_ahead).max(joined_at);
+            due += offered.max(reached).saturating_sub(joined_at);
+            waiting += offered.saturating_sub(reached);
         }
-        Seen { cursor: self.cursor(), following: self.follows.len(), due, waiting }
+        let totals = self.profile.books.totals();
+        Seen { cursor: self.cursor(), following: self.follows.len(), due, waiting, totals }
     }
 
     /// Measures the time from an event's number to its writing, for some of them.
@@ -88,7 +114,6 @@ impl<D: Dialect> Session<D> {
         let books = &self.profile.books;
         books.latency_us.set(took_us);
         books.latency_max_us.set(books.latency_max_us.get().max(took_us));
-        books.delivered_at_ms.set(now_us / 1000);
         self.meter.latency(took_us);
     }
 }

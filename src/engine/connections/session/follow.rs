@@ -110,9 +110,7 @@ impl<D: Dialect> Session<D> {
 
     fn leave(&mut self, key: &RoomKey) {
         if let Some(follow) = self.follows.shift_remove(key) {
-            let waiting = books::waiting_at_leave(&follow, self.subscriber.id);
-            self.left_due += (follow.settled + follow.told_ahead).saturating_sub(follow.joined_at);
-            self.meter.abandoned(waiting);
+            self.left_due += books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);
         }
         self.subscriber.mailbox.forget(key);
         self.shed.retain(|run| run.stream != *key);
@@ -140,7 +138,8 @@ impl<D: Dialect> Session<D> {
         let full = self.follows.len() >= self.rooms_max as usize;
         if !wanted || full {
             let offered = room.leave(self.subscriber.id);
-            self.meter.abandoned(offered.saturating_sub(joined.head));
+            let head = if joined.head == 0 { room.created().saturating_sub(1) } else { joined.head };
+            self.meter.abandoned(offered.saturating_sub(head));
             inbox.mailbox().forget(&key);
             if wanted {
                 let (name, max) = (room.name(), self.rooms_max);
