@@ -24,16 +24,17 @@ const LIMIT_DEFAULT: u64 = 100;
 #[utoipa::path(
     get,
     path = "/v1/connections",
+    operation_id = "list_connections",
     tag = "connections",
     params(
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 10000),
-        ("sort" = Option<super::openapi::schema::Sort>, Query, description = "What comes first"),
+        ("sort" = Option<String>, Query, description = "What comes first", pattern = "^(age|waiting|delivered)$"),
     ),
     responses(
-        (status = 200, description = "The streams open now", body = super::openapi::schema::Connections, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The streams open now", body = ref("#/components/schemas/Connections"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn list(
@@ -63,16 +64,17 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/connections/{id}",
+    operation_id = "one_connection",
     tag = "connections",
     params(
         ("id" = u64, Path, description = "Its number"),
     ),
     responses(
-        (status = 200, description = "One stream, as it says itself", body = super::openapi::schema::Connection, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "One stream, as it says itself", body = ref("#/components/schemas/ConnectionDetail"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn one(
@@ -106,11 +108,11 @@ pub(super) async fn one(
     ),
     responses(
         (status = 204, description = "It is told to end"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn kick(

@@ -23,18 +23,18 @@ const ANSWER_BYTES: usize = 4 << 20;
     tag = "events",
     params(
         ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
-        ("after" = Option<String>, Query, description = "Begin after this seq or cursor"),
-        ("since" = Option<String>, Query, description = "Begin with this time (RFC 3339) or age (-5m)"),
+        ("after" = Option<String>, Query, description = "Begin after this seq or cursor", pattern = r"^([0-9]*|[A-Za-z0-9_.:/@-]{1,200}=[0-9]{1,20}(,[A-Za-z0-9_.:/@-]{1,200}=[0-9]{1,20})*)$"),
+        ("since" = Option<String>, Query, description = "Begin with this time (RFC 3339) or age (-5m)", pattern = r"^(-[0-9]{1,6}(ms|s|m|h|d)|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?Z)$"),
         ("tail" = Option<u64>, Query, description = "Begin with the newest so many events", minimum = 0, maximum = 1000),
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 1000),
     ),
     responses(
-        (status = 200, description = "Events, oldest first, and the cursor to go on from", body = super::openapi::schema::History, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Events, oldest first, and the cursor to go on from", body = ref("#/components/schemas/History"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn read(

@@ -22,6 +22,10 @@ use crate::metrics::record;
 
 /// The largest body of these calls, in bytes.
 const BODY_BYTES: usize = 32 << 10;
+/// The longest token id, in characters.
+const TOKEN_ID_MAX: usize = 200;
+/// Ten years, in seconds.
+const EXPIRES_IN_MAX: f64 = 315_360_000.0;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +44,7 @@ struct Revoke {
     token_id: Option<String>,
     /// Of a token id: when that token would have ended, in seconds from now.
     #[serde(default)]
-    expires_in: Option<u64>,
+    expires_in: Option<f64>,
     #[serde(default)]
     token: Option<String>,
 }
@@ -63,16 +67,16 @@ async fn read<T: DeserializeOwned>(edge: &Edge, body: Body) -> Result<T, Problem
     post,
     path = "/api/v1/auth/login",
     tag = "auth",
-    request_body(content = super::openapi::schema::Login, content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/Login"), content_type = "application/json", example = json!({"username": "alice", "password": "correct horse battery staple"})),
     responses(
-        (status = 200, description = "A token", body = super::openapi::schema::Token, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not come in time", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body or an event is too large", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "An event or a field is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too much at once; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A token", body = ref("#/components/schemas/Token"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 413, description = "The body or an event is too large", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 422, description = "An event or a field is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 429, description = "Too much at once; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
     security(()),
 )]
@@ -134,9 +138,9 @@ fn by_cookie(request: &Request) -> bool {
     path = "/api/v1/auth/refresh",
     tag = "auth",
     responses(
-        (status = 200, description = "A new token", body = super::openapi::schema::Token, content_type = "application/json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A new token", body = ref("#/components/schemas/Token"), content_type = "application/json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
@@ -155,9 +159,9 @@ pub(super) async fn refresh(State(edge): State<Edge>, caller: Caller, request: R
     tag = "auth",
     responses(
         (status = 204, description = "The token is revoked"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
@@ -177,16 +181,16 @@ pub(super) async fn logout(State(edge): State<Edge>, caller: Caller, request: Re
     post,
     path = "/api/v1/auth/revoke",
     tag = "auth",
-    request_body(content = super::openapi::schema::Revoke, content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/Revoke"), content_type = "application/json", example = json!({"token_id": "5d41402abc4b2a76"})),
     responses(
         (status = 204, description = "The token is revoked"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not come in time", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body or an event is too large", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "An event or a field is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 413, description = "The body or an event is too large", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 422, description = "An event or a field is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn revoke(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
@@ -195,13 +199,15 @@ pub(super) async fn revoke(State(edge): State<Edge>, caller: Caller, request: Re
         return Err(problem);
     }
     let wish: Revoke = read(&edge, request.into_body()).await?;
+    let end = wish.expires_in.map(end_of).transpose()?;
+    let proper = |id: &str| {
+        (1..=TOKEN_ID_MAX).contains(&id.chars().count()) && !id.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
     let (id, expires_ms) = match (wish.token_id, wish.token) {
-        (Some(id), None) if (1..=200).contains(&id.len()) && !id.contains(char::is_whitespace) => {
-            let end = wish.expires_in.map(|seconds| clock::now_ms().saturating_add(seconds.saturating_mul(1000)));
-            (id, end)
-        }
+        (Some(id), None) if proper(&id) => (id, end),
         (Some(_), None) => {
-            return Err(Problem::parameter("token_id", "expected 1 to 200 bytes without spaces"));
+            let detail = format!("expected 1 to {TOKEN_ID_MAX} characters without spaces and control characters");
+            return Err(Problem::parameter("token_id", detail));
         }
         (None, Some(token)) => {
             let found = edge.auth.token_id(&token);
@@ -213,6 +219,17 @@ pub(super) async fn revoke(State(edge): State<Edge>, caller: Caller, request: Re
     revoke_now(&edge, id, expires_ms).await?;
     edge.audit.note(Entry { status: Some(204), reason: Some(format!("token id {shown}")), ..entry });
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// When a token ends that is good for so many seconds more. A whole number may be written as a float.
+fn end_of(seconds: f64) -> Result<u64, Problem> {
+    if seconds.fract() != 0.0 || !(0.0..=EXPIRES_IN_MAX).contains(&seconds) {
+        let detail = format!("expected a whole number of seconds from 0 to {EXPIRES_IN_MAX}");
+        return Err(Problem::parameter("expires_in", detail));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let ms = (seconds * 1000.0) as u64;
+    Ok(clock::now_ms().saturating_add(ms))
 }
 
 async fn revoke_now(edge: &Edge, id: String, expires_ms: Option<u64>) -> Result<(), Problem> {
@@ -234,8 +251,8 @@ async fn revoke_now(edge: &Edge, id: String, expires_ms: Option<u64>) -> Result<
     path = "/api/v1/auth/me",
     tag = "auth",
     responses(
-        (status = 200, description = "Who the caller is", body = super::openapi::schema::Me, content_type = "application/json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Who the caller is", body = ref("#/components/schemas/Me"), content_type = "application/json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn me(caller: Caller) -> Response {

@@ -37,7 +37,11 @@ pub fn router(edge: Edge) -> Router {
         .route("/api/v1/auth/logout", post(login::logout))
         .route("/api/v1/auth/revoke", post(login::revoke))
         .route("/api/v1/auth/me", get(login::me))
-        .method_not_allowed_fallback(|| async { Problem::method("GET") })
+        // Which are allowed the router says itself.
+        .method_not_allowed_fallback(|| async {
+            let detail = "this resource does not answer this method";
+            Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+        })
         .fallback(|| async { Problem::not_found("there is nothing here") })
         .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
         .layer(cors)

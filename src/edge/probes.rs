@@ -16,7 +16,7 @@ use crate::metrics::{exporter, record};
     path = "/livez",
     tag = "health",
     responses(
-        (status = 200, description = "The process answers", body = super::openapi::schema::Status, content_type = "application/json"),
+        (status = 200, description = "The process answers", body = ref("#/components/schemas/Status"), content_type = "application/json"),
     ),
     security(()),
 )]
@@ -30,8 +30,8 @@ pub(super) async fn livez() -> Response {
     path = "/readyz",
     tag = "health",
     responses(
-        (status = 200, description = "It takes and serves events", body = super::openapi::schema::Status, content_type = "application/json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "It takes and serves events", body = ref("#/components/schemas/Status"), content_type = "application/json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
     security(()),
 )]
@@ -51,7 +51,7 @@ pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem
     path = "/api/health",
     tag = "health",
     responses(
-        (status = 200, description = "How it is", body = super::openapi::schema::Health, content_type = "application/json"),
+        (status = 200, description = "How it is", body = ref("#/components/schemas/Health"), content_type = "application/json"),
     ),
     security(()),
 )]
@@ -89,9 +89,9 @@ pub(super) async fn health(State(edge): State<Edge>) -> Response {
     tag = "health",
     responses(
         (status = 200, description = "Prometheus text", body = String, content_type = "text/plain"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) -> Result<Response, Problem> {

@@ -21,16 +21,17 @@ const LIMIT_DEFAULT: u64 = 1000;
 #[utoipa::path(
     get,
     path = "/v1/rooms",
+    operation_id = "list_rooms",
     tag = "rooms",
     params(
-        ("pattern" = Option<String>, Query, description = "Names or a pattern such as well:*", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]*[*]?$"),
+        ("pattern" = Option<String>, Query, description = "Names or a pattern such as well:*", pattern = r"^([A-Za-z0-9_.:/@-]{1,200}[*]?|[*])$"),
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 10000),
     ),
     responses(
-        (status = 200, description = "The rooms that the caller may read, by name", body = super::openapi::schema::Rooms, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The rooms that the caller may read, by name", body = ref("#/components/schemas/Rooms"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn list(
@@ -60,17 +61,18 @@ pub(super) async fn list(
 #[utoipa::path(
     get,
     path = "/v1/rooms/{room}",
+    operation_id = "one_room",
     tag = "rooms",
     params(
         ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
     ),
     responses(
-        (status = 200, description = "One room", body = super::openapi::schema::Room, content_type = "application/json"),
-        (status = 400, description = "A parameter or the body is not right", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No credential, or a wrong one", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The credential does not allow it", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such thing", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = super::openapi::schema::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "One room", body = ref("#/components/schemas/RoomDetail"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
 pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {

@@ -92,6 +92,8 @@ pub enum BodyError {
 pub const FAULTS_MAX: usize = 20;
 const KIND_MAX: usize = 100;
 const TEXT_MAX: usize = 200;
+/// The last time that can be written as RFC 3339 wherever on earth it is read.
+const TIME_MAX_MS: u64 = 253_402_207_200_999;
 const PRIORITIES: &str = "one of critical, high, normal, low";
 
 #[derive(Deserialize)]
@@ -115,6 +117,8 @@ struct Native<'a> {
 #[serde(untagged, expecting = "RFC 3339 text or whole milliseconds since 1970")]
 enum Time<'a> {
     Ms(u64),
+    /// A whole number may be written as a float.
+    Whole(f64),
     Text(#[serde(borrow)] Cow<'a, str>),
 }
 
@@ -310,6 +314,15 @@ impl Faults<'_> {
         })
     }
 
+    /// Milliseconds since 1970.
+    fn ms(&mut self, field: &str, ms: Option<u64>, shown: &dyn std::fmt::Display) -> Option<u64> {
+        let ms = ms.filter(|ms| *ms <= TIME_MAX_MS);
+        if ms.is_none() {
+            self.add(field, format!("expected whole milliseconds since 1970, got {shown}"));
+        }
+        ms
+    }
+
     fn time(&mut self, field: &str, text: &str) -> Option<u64> {
         let time = clock::parse_rfc3339(text);
         if time.is_none() {
@@ -317,6 +330,12 @@ impl Faults<'_> {
         }
         time
     }
+}
+
+/// A float that is a whole number of milliseconds.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "checked")]
+fn whole(ms: f64) -> Option<u64> {
+    (ms.fract() == 0.0 && (0.0..=TIME_MAX_MS as f64).contains(&ms)).then_some(ms as u64)
 }
 
 trait Incoming<'a>: Deserialize<'a> {
@@ -331,12 +350,8 @@ impl<'a> Incoming<'a> for Native<'a> {
             id: self.id.map(|id| faults.text("id", &id, TEXT_MAX)),
             priority: faults.priority(self.priority.as_deref()),
             timestamp_ms: self.timestamp.and_then(|time| match time {
-                // The end of the year 9999: beyond it there is no RFC 3339.
-                Time::Ms(ms) if ms > 253_402_300_799_999 => {
-                    faults.add("timestamp", format!("expected milliseconds since 1970, got {ms}"));
-                    None
-                }
-                Time::Ms(ms) => Some(ms),
+                Time::Ms(ms) => faults.ms("timestamp", Some(ms), &ms),
+                Time::Whole(ms) => faults.ms("timestamp", whole(ms), &ms),
                 Time::Text(text) => faults.time("timestamp", &text),
             }),
             data: faults.data(self.data.get()),
