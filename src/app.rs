@@ -124,7 +124,8 @@ impl App {
             census,
         });
         let router = edge::native::router(edge.clone());
-        let server = server::start(listeners, router, limits, tls.clone()).map_err(StartError::Serve)?;
+        let server =
+            server::start(listeners, router, limits, edge.guards.clone(), tls.clone()).map_err(StartError::Serve)?;
         Ok(Self {
             address,
             token,

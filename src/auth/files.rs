@@ -20,6 +20,9 @@ pub struct FileError {
     pub source: std::io::Error,
 }
 
+/// The shortest secret that is taken from a file, in characters.
+const SECRET_MIN: usize = 32;
+
 /// So many random bytes as hexadecimal text.
 #[must_use]
 pub fn random_hex<const BYTES: usize>() -> String {
@@ -66,7 +69,13 @@ pub fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
 pub fn read_or_make(path: &Path, setting: &'static str) -> Result<(String, bool), FileError> {
     let fault = |action, source| FileError { path: path.to_owned(), action, setting, source };
     match std::fs::read_to_string(path) {
-        Ok(secret) if !secret.trim().is_empty() => return Ok((secret.trim().to_owned(), false)),
+        Ok(secret) if secret.trim().len() >= SECRET_MIN => return Ok((secret.trim().to_owned(), false)),
+        Ok(secret) if !secret.trim().is_empty() => {
+            let short = format!(
+                "it holds less than {SECRET_MIN} characters, which is no secret; delete it, and another is made"
+            );
+            return Err(fault("read", std::io::Error::new(std::io::ErrorKind::InvalidData, short)));
+        }
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault("read", error)),
         _ => {}
     }

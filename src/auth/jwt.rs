@@ -4,6 +4,9 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use sha2::{Digest, Sha256};
@@ -127,6 +130,10 @@ pub(super) fn check(keys: &[CheckingKey], demands: &Demands, token: &str) -> Res
         return Err(Wrong::Refused);
     }
     let header = jsonwebtoken::decode_header(token).map_err(|_| Wrong::Refused)?;
+    // RFC 7515, section 4.1.11: what must be understood and is not makes the token a wrong one. Nothing of that kind is understood here.
+    if header.crit.is_some() {
+        return Err(Wrong::Refused);
+    }
     let named = header.kid.as_deref();
     for key in keys {
         // A key that has no name of its own may fit any token; a named one only where the token names it or names none.
@@ -139,7 +146,10 @@ pub(super) fn check(keys: &[CheckingKey], demands: &Demands, token: &str) -> Res
         }
         let decoded: Result<TokenData<Claims>, _> = jsonwebtoken::decode(token, &key.key, &validation(key, demands));
         if let Ok(data) = decoded {
-            return Ok((data.claims, key.mark));
+            // There is one issuer (RFC 7519, section 4.1.1); the library would take a list with the right one in it.
+            let one_issuer =
+                demands.issuer.is_none() || data.claims.iss.as_ref().is_some_and(serde_json::Value::is_string);
+            return if one_issuer { Ok((data.claims, key.mark)) } else { Err(Wrong::Refused) };
         }
     }
     let known = named.is_none_or(|named| keys.iter().any(|key| key.kid.as_deref() == Some(named)));
@@ -173,6 +183,34 @@ pub(super) fn sign(secret: &str, claims: &impl serde::Serialize) -> Result<Strin
         .map_err(|error| error.to_string())
 }
 
+/// Why no key takes a token, in words for whoever owns the keys.
+pub(super) fn why_not(keys: &[CheckingKey], demands: &Demands, token: &str) -> String {
+    let Ok(header) = jsonwebtoken::decode_header(token) else {
+        return "its header names no algorithm that is known".to_owned();
+    };
+    let fitting = keys.iter().filter(|key| key.algorithms.contains(&header.alg));
+    let errors: Vec<_> = fitting
+        .filter_map(|key| jsonwebtoken::decode::<Claims>(token, &key.key, &validation(key, demands)).err())
+        .collect();
+    let of_signature = |error: &&jsonwebtoken::errors::Error| matches!(error.kind(), ErrorKind::InvalidSignature);
+    match errors.iter().find(|error| !of_signature(error)).map(|error| error.kind()) {
+        Some(ErrorKind::ExpiredSignature) => "it has expired (exp)".to_owned(),
+        Some(ErrorKind::ImmatureSignature) => "it is not good yet (nbf)".to_owned(),
+        Some(ErrorKind::InvalidIssuer) => "its issuer (iss) is not auth.issuer".to_owned(),
+        Some(ErrorKind::InvalidAudience) => "its audience (aud) is none of auth.audience".to_owned(),
+        Some(ErrorKind::MissingRequiredClaim(claim)) => format!("it has no {claim}"),
+        Some(_) => format!("{}", errors[0]),
+        None if errors.is_empty() => format!("there is no key for its algorithm, {:?}", header.alg),
+        None => "its signature fits no key".to_owned(),
+    }
+}
+
+/// A part of a token as JSON, unchecked.
+fn part(token: &str, index: usize) -> Option<serde_json::Value> {
+    let bytes = URL_SAFE_NO_PAD.decode(token.split('.').nth(index)?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
 /// Whether a token was signed with this secret and is good now; for those who try what untrusted text does to the check.
 #[doc(hidden)]
 #[must_use]
@@ -186,10 +224,11 @@ pub fn is_signed_with(secret: &str, token: &str) -> bool {
 /// # Errors
 /// Why it is no token.
 pub fn look(token: &str) -> Result<(serde_json::Value, serde_json::Value), String> {
-    let header = jsonwebtoken::decode_header(token).map_err(|error| format!("this is no token: {error}"))?;
-    let data: TokenData<serde_json::Value> =
-        jsonwebtoken::dangerous::insecure_decode(token).map_err(|error| format!("this is no token: {error}"))?;
-    Ok((serde_json::to_value(header).unwrap_or_default(), data.claims))
+    let parts = (token.split('.').count() == 3).then(|| (part(token, 0), part(token, 1)));
+    match parts {
+        Some((Some(header), Some(claims))) if header.is_object() && claims.is_object() => Ok((header, claims)),
+        _ => Err("this is no token: expected three parts, of which the first two are JSON in base64url".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -101,6 +101,12 @@ impl Known {
         }
     }
 
+    /// Why a token is not taken, in words.
+    pub(super) fn why_not(&self, token: &str) -> String {
+        let keys: Vec<CheckingKey> = self.checking.iter().chain(&self.fetched).cloned().collect();
+        jwt::why_not(&keys, &self.demands, token)
+    }
+
     /// Whether tokens signed with this key are still taken.
     pub(super) fn trusts(&self, mark: &[u8; 32]) -> bool {
         self.checking.iter().chain(&self.fetched).any(|key| key.mark == *mark)

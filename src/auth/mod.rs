@@ -174,6 +174,22 @@ impl Auth {
         }
     }
 
+    /// Why a token is not taken, in words for whoever runs the daemon; nobody else is told.
+    #[must_use]
+    pub fn why_not(&self, token: &str) -> String {
+        match self.token_facts(token) {
+            Some(id) if self.0.revoked.contains(&id) => "it was revoked".to_owned(),
+            Some(_) => "its user is not there any more, or has another password".to_owned(),
+            None => self.0.known.load().why_not(token),
+        }
+    }
+
+    /// The id of a token whose signature and claims are right.
+    fn token_facts(&self, token: &str) -> Option<String> {
+        let (claims, _) = self.0.known.load().check_token(token).ok()?;
+        Some(claims.jti.unwrap_or_else(|| files::hex(&keys::hash(token))))
+    }
+
     fn check(&self, shown: &str) -> Result<Arc<Identity>, Wrong> {
         let known = self.0.known.load();
         if let Some(index) = keys::find(&known.keys, &keys::hash(shown)) {

@@ -93,6 +93,9 @@ fn run_mint(arguments: &MintArguments) -> ExitCode {
 }
 
 fn claims(arguments: &MintArguments) -> Result<Value, String> {
+    if arguments.sub.trim().is_empty() {
+        return Err("--sub: expected the name of whom the token is for".to_owned());
+    }
     let ttl = parse_time(&arguments.ttl).filter(|ttl| !ttl.is_zero());
     let ttl = ttl.ok_or_else(|| format!("--ttl {}: expected a time such as 15m, 1h, 30d", arguments.ttl))?;
     let now = clock::now_ms() / 1000;
@@ -134,18 +137,23 @@ fn run_inspect(arguments: &InspectArguments) -> ExitCode {
         }
     };
     let end = claims.get("exp").and_then(Value::as_u64).map(|exp| clock::rfc3339(exp.saturating_mul(1000)));
-    let body = json!({ "header": header, "claims": claims, "expires_at": end, "holds": holds });
+    let mut body = json!({ "header": header, "claims": claims, "expires_at": end, "holds": holds.is_none() });
+    if let Some(why) = &holds {
+        body["reason"] = why.as_str().into();
+    }
     let text = serde_json::to_string_pretty(&body).unwrap_or_default();
-    match say(&text) {
-        code if holds => code,
-        _ => {
-            complain(&"the token does not hold under these settings");
+    let code = say(&text);
+    match holds {
+        None => code,
+        Some(why) => {
+            complain(&format!("the token does not hold under these settings: {why}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn holds(settings: &crate::settings::Auth, token: &str) -> Result<bool, String> {
+/// Why a token does not hold; nothing if it does.
+fn holds(settings: &crate::settings::Auth, token: &str) -> Result<Option<String>, String> {
     let (auth, _) = Auth::open(settings).map_err(|error| error.to_string())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
@@ -155,7 +163,7 @@ fn holds(settings: &crate::settings::Auth, token: &str) -> Result<bool, String> 
         auth.look_after_key_sets().await;
         auth.identify(token).await
     });
-    Ok(identity.is_some())
+    Ok(if identity.is_some() { None } else { Some(auth.why_not(token)) })
 }
 
 /// Prints a line for whoever called.

@@ -308,10 +308,10 @@ fn positions(now: &Value, standings: &[Standing], unknown: usize) -> Vec<String>
 }
 
 fn latency(now: &Value) -> Option<String> {
-    let half = now.pointer("/latency_ms/p50").and_then(Value::as_f64)?;
-    let most = now.pointer("/latency_ms/p99").and_then(Value::as_f64);
-    let most = most.map_or_else(String::new, |most| format!(", 99 of 100 within {most} ms"));
-    Some(format!("Half of its events were handed to the socket within {half} ms{most}."))
+    let last = now.pointer("/latency_ms/last").and_then(Value::as_f64)?;
+    let most = now.pointer("/latency_ms/max").and_then(Value::as_f64);
+    let most = most.map_or_else(String::new, |most| format!(", the slowest {most} ms"));
+    Some(format!("Of the events that were measured the last was handed to the socket after {last} ms{most}."))
 }
 
 fn end(now: &Value, time: u64) -> String {
@@ -491,11 +491,12 @@ mod tests {
     fn what_cannot_be_known_is_said_to_be_unknown() {
         let mut now = a_connection();
         now["cursor"] = Value::Null;
-        now["latency_ms"] = json!({"p50": 1.5, "p99": 20.25});
+        now["latency_ms"] = json!({"last": 1.5, "max": 20.25});
         let said = explain(&now, &now, &level(), 3, 0);
         assert!(said.iter().any(|line| line.starts_with("It has no cursor")), "{said:?}");
         assert!(said.iter().any(|line| line.starts_with("Not looked at: 3 of its rooms")), "{said:?}");
-        let latency = "Half of its events were handed to the socket within 1.5 ms, 99 of 100 within 20.25 ms.";
+        let latency =
+            "Of the events that were measured the last was handed to the socket after 1.5 ms, the slowest 20.25 ms.";
         assert!(said.contains(&latency.to_owned()), "{said:?}");
         // An answer without any of the fields makes poor sentences, but no failure.
         assert!(!explain(&json!({}), &json!({}), &[], 0, 0).is_empty());

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -91,7 +92,7 @@ fn client_ip(edge: &Edge, request: &Request) -> Option<IpAddr> {
 fn shown(edge: &Edge, request: &Request) -> Result<String, Problem> {
     match credential(request) {
         Credential::Shown(shown) => Ok(shown.into_owned()),
-        Credential::Cookie(token) => check_origin(edge, request.headers()).map(|()| token.to_owned()),
+        Credential::Cookie(token) => check_origin(edge, request.uri(), request.headers()).map(|()| token.to_owned()),
         Credential::Unreadable | Credential::None => Err(Problem::unauthorized()),
     }
 }
@@ -126,10 +127,12 @@ fn credential(request: &Request) -> Credential<'_> {
 }
 
 /// A cookie alone does not show that its owner wants the call: a browser says which page does.
-fn check_origin(edge: &Edge, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_origin(edge: &Edge, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or("?");
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // HTTP/2 has it in the address.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(Authority::as_str)).unwrap_or_default();
     let own = origin.split_once("://").is_some_and(|(_, of)| !host.is_empty() && of.eq_ignore_ascii_case(host));
     if own || edge.settings().cors_origins.iter().any(|allowed| allowed == origin) {
         return Ok(());

@@ -5,10 +5,11 @@ use std::sync::{Arc, LazyLock};
 use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
-use utoipa::openapi::RefOr;
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{RefOr, Required};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
@@ -47,13 +48,22 @@ impl Modify for Credentials {
 
 /// What refusals say in headers, on whatever route.
 fn name_headers(api: &mut utoipa::openapi::OpenApi) {
+    let items = api.paths.paths.values_mut();
+    let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.delete]).flatten();
+    for operation in operations {
+        if let Some(RefOr::T(body)) = &mut operation.request_body {
+            body.required = Some(Required::True);
+        }
+        name_headers_of(operation);
+    }
+}
+
+fn name_headers_of(operation: &mut Operation) {
     let header = |kind, description: &str| {
         let schema = ObjectBuilder::new().schema_type(kind).build();
         HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
     };
-    let items = api.paths.paths.values_mut();
-    let operations = items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.delete]).flatten();
-    for (status, response) in operations.flat_map(|operation| operation.responses.responses.iter_mut()) {
+    for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         match status.as_str() {
             "401" => {

@@ -28,8 +28,8 @@ use super::listen::Listener;
 use super::socket::{Socket, Wire};
 use super::tls::Tls;
 use crate::engine::connections::profile::Kill;
-use crate::limits::client;
 use crate::limits::places::{Place as IpPlace, Places};
+use crate::limits::{Guards, client};
 use crate::metrics::record;
 use crate::settings::Limits;
 
@@ -115,10 +115,16 @@ struct Serving {
 ///
 /// # Errors
 /// Where a listener cannot be used.
-pub fn start(listeners: Vec<Listener>, router: Router, limits: &Limits, tls: Option<Tls>) -> io::Result<Server> {
+pub fn start(
+    listeners: Vec<Listener>,
+    router: Router,
+    limits: &Limits,
+    guards: Guards,
+    tls: Option<Tls>,
+) -> io::Result<Server> {
     let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
     let serving = Arc::new(Serving {
-        gate: Gate::new(limits),
+        gate: Gate::new(limits, guards),
         router,
         http1: http1(limits),
         http2: http2(limits),
@@ -260,7 +266,7 @@ impl Serving {
 
     async fn serve_http2(&self, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
-        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
+        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places).shared());
         let mut connection = std::pin::pin!(self.http2.serve_connection(socket, service(&self.router, peer, kill)));
         tokio::select! {
             _ = connection.as_mut() => return,
@@ -313,7 +319,7 @@ struct Gate {
     by_ip: Places<IpAddr>,
     max: usize,
     per_ip: usize,
-    proxies: Vec<ipnet::IpNet>,
+    guards: Guards,
     send_buffer: usize,
     write_timeout: Duration,
 }
@@ -345,14 +351,14 @@ impl Drop for Place {
 type Refusal = (&'static str, &'static str);
 
 impl Gate {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, guards: Guards) -> Self {
         Self {
             open: Arc::new(AtomicUsize::new(0)),
             refusing: Arc::new(AtomicUsize::new(0)),
             by_ip: Places::default(),
             max: connections_max(limits),
             per_ip: limits.per_ip_sockets,
-            proxies: limits.trusted_proxies.clone(),
+            guards,
             send_buffer: limits.send_buffer,
             write_timeout: limits.write_timeout,
         }
@@ -364,7 +370,7 @@ impl Gate {
             return Err(FULL);
         };
         // A proxy brings many clients.
-        let ip = ip.map(|ip| ip.to_canonical()).filter(|ip| !self.proxies.iter().any(|network| network.contains(ip)));
+        let ip = ip.map(|ip| ip.to_canonical()).filter(|ip| !self.guards.is_proxy(ip));
         let own = ip.map(|ip| self.by_ip.take(client::counted(ip), self.per_ip)).transpose();
         match own {
             Ok(own) => Ok(Held { _place: place, _ip: own, kill: Kill::default() }),

@@ -30,6 +30,8 @@ pub(super) struct Socket<P> {
     wire: Option<Wire>,
     write_timeout: Duration,
     kill: Kill,
+    /// Whether several streams share it: then one that takes nothing does not show as a socket that takes nothing.
+    shared: bool,
     /// Whether there is nobody to be waited for at the end: the client has ended it, or takes nothing.
     over: bool,
     /// Set while the client takes nothing.
@@ -40,7 +42,14 @@ pub(super) struct Socket<P> {
 impl<P> Socket<P> {
     pub(super) fn new(wire: Wire, write_timeout: Duration, kill: Kill, places: P) -> Self {
         record::socket_opened();
-        Self { wire: Some(wire), write_timeout, kill, over: false, stalled: None, _places: places }
+        Self { wire: Some(wire), write_timeout, kill, shared: false, over: false, stalled: None, _places: places }
+    }
+
+    /// Several streams share it.
+    pub(super) fn shared(self) -> Self {
+        let mut socket = self;
+        socket.shared = true;
+        socket
     }
 
     fn judge<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -77,6 +86,10 @@ macro_rules! on_wire {
 
 impl<P: Unpin> AsyncRead for Socket<P> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.shared && self.kill.poll(cx) {
+            self.over = true;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "ended by the daemon")));
+        }
         let before = buffer.filled().len();
         let outcome = on_wire!(self, wire => Pin::new(wire).poll_read(cx, buffer));
         if let Poll::Ready(read) = &outcome {

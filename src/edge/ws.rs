@@ -24,7 +24,7 @@ use self::reply::Reply;
 use super::Edge;
 use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
-use super::problem::Problem;
+use super::problem::{Problem, whole_seconds};
 use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Notice};
@@ -272,8 +272,9 @@ impl Serving {
             }
             Verdict::Refuse(limit, wait) => {
                 record::request_refused("rate-limited");
-                let message = message(limit);
-                self.connection.handler().tell(&Notice::Error { code, message: &message, retry: Some(wait) });
+                let reply = Reply::error(parse::id_of(text), code, &message(limit));
+                let reply = reply.field("retryAfter", whole_seconds(wait));
+                self.connection.handler().dialect().say(reply.into_text());
                 Next::On
             }
             Verdict::End(limit) => {

@@ -89,6 +89,12 @@ impl Guards {
         Self(Arc::new(Shared { rates, by_ip, by_user, publishers: Publishers::default() }))
     }
 
+    /// Whether an address is that of a trusted proxy.
+    #[must_use]
+    pub fn is_proxy(&self, ip: &IpAddr) -> bool {
+        self.0.rates.load().settings.trusted_proxies.iter().any(|network| network.contains(ip))
+    }
+
     /// From now on these limits hold. What is open stays open; rates begin anew.
     pub fn reload(&self, settings: Settings) {
         self.0.rates.store(Arc::new(Rates::new(settings)));

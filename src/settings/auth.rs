@@ -65,6 +65,8 @@ impl Auth {
             && self.jwks_url.is_none()
             && self.admin_password.is_none()
             && self.users.is_empty()
+            // A token that was made before goes on; beside keys of the file none is made.
+            && (self.token_file.exists() || !self.keys_file.exists())
     }
 }
 
@@ -153,7 +155,6 @@ fn users(v: &Values, faults: &mut Vec<Fault>) -> Users {
         let hash = v.text_if_given(&key("password_hash")).unwrap_or_default();
         if !is_hash(&hash) {
             wrong(faults, format!("{}: expected an argon2 hash; tidegate user hash writes one", key("password_hash")));
-            continue;
         }
         let roles = v.list_if_given(&key("roles")).unwrap_or_default();
         let says = Says {

@@ -80,6 +80,12 @@ fn is_id(json: &str) -> bool {
     json.len() <= ID_BYTES && json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit())
 }
 
+/// The id of a command that is not read any further.
+pub(super) fn id_of(text: &str) -> Option<&str> {
+    let head = serde_json::from_str::<Head<'_>>(text).ok()?;
+    head.id.map(RawValue::get).filter(|id| is_id(id))
+}
+
 /// Reads a command. An event's data in it may be nested `depth` deep.
 pub(super) fn parse(text: &str, depth: usize) -> Result<Parsed<'_>, Reply> {
     // What stands around an event's own data is two more.
