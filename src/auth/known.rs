@@ -88,9 +88,9 @@ impl Known {
     }
 
     /// The files that may change while the daemon runs.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        let pem = self.settings.jwt_keys.iter().map(|(_, path)| path.clone());
-        std::iter::once(self.settings.keys_file.clone()).chain(pem).chain(self.settings.jwks_file.clone()).collect()
+    pub(super) fn files(settings: &settings::Auth) -> Vec<PathBuf> {
+        let pem = settings.jwt_keys.iter().map(|(_, path)| path.clone());
+        std::iter::once(settings.keys_file.clone()).chain(pem).chain(settings.jwks_file.clone()).collect()
     }
 
     pub(super) fn check_token(&self, token: &str) -> Result<(Claims, [u8; 32]), Wrong> {

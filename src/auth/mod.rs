@@ -68,7 +68,7 @@ struct Shared {
     hashing: Semaphore,
     generation: AtomicU64,
     /// What the files looked like when they were last read.
-    seen: Mutex<Vec<Option<(std::time::SystemTime, u64)>>>,
+    seen: Mutex<Vec<Mark>>,
 }
 
 impl Auth {
@@ -78,10 +78,12 @@ impl Auth {
     /// What cannot be read or made.
     pub fn open(settings: &settings::Auth) -> Result<(Self, Option<String>), AuthError> {
         let (secret, token) = made_secrets(settings)?;
+        // Looked at before they are read: what changes in between is read again.
+        let seen = look(&Known::files(settings));
         let known = Known::build(settings, secret, token.as_deref(), Vec::new())?;
         let revoked = Revoked::open(&settings.revoked_file, clock::now_ms() / 1000)?;
         let shared = Shared {
-            seen: Mutex::new(look(&known.files())),
+            seen: Mutex::new(seen),
             known: ArcSwap::from_pointee(known),
             revoked,
             key_sets: KeySets::default(),
@@ -98,12 +100,13 @@ impl Auth {
     pub fn reload(&self, settings: &settings::Auth) -> Result<(), AuthError> {
         let (secret, token) = made_secrets(settings)?;
         let fetched = self.0.known.load().fetched.clone();
-        self.replace(Known::build(settings, secret, token.as_deref(), fetched)?);
+        let seen = look(&Known::files(settings));
+        self.replace(Known::build(settings, secret, token.as_deref(), fetched)?, seen);
         Ok(())
     }
 
-    fn replace(&self, known: Known) {
-        *self.0.seen.lock() = look(&known.files());
+    fn replace(&self, known: Known, seen: Vec<Mark>) {
+        *self.0.seen.lock() = seen;
         self.0.known.store(Arc::new(known));
         self.changed();
     }
@@ -121,14 +124,14 @@ impl Auth {
     /// Looks whether files have changed, and reads those that have. Blocks on the disk.
     pub fn look_after_files(&self) {
         let known = self.0.known.load_full();
-        let now = look(&known.files());
+        let now = look(&Known::files(&known.settings));
         if *self.0.seen.lock() == now {
             return;
         }
         match Known::build(&known.settings, known.secret.clone(), known.token.as_deref(), known.fetched.clone()) {
             Ok(fresh) => {
                 tracing::info!("keys were read again, because their files have changed");
-                self.replace(fresh);
+                self.replace(fresh, now);
             }
             Err(error) => {
                 tracing::error!(%error, "keys were not read again; those from before hold");
@@ -274,7 +277,10 @@ fn made_key(token: &str) -> ApiKey {
     ApiKey::with_roles("token", token, &[ADMIN, PLATFORM_ADMIN])
 }
 
-fn look(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64)>> {
+/// What tells one state of a file from another.
+type Mark = Option<(std::time::SystemTime, u64)>;
+
+fn look(files: &[PathBuf]) -> Vec<Mark> {
     files.iter().map(|path| files::mark(path)).collect()
 }
 
