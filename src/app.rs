@@ -33,6 +33,8 @@ use crate::settings::Settings;
 const FEW: Bounds = Bounds { messages: 64, bytes: usize::MAX };
 /// How often rooms and the log are looked after.
 const KEEP_PERIOD: Duration = Duration::from_secs(1);
+/// How often files of credentials are looked at; one that has changed is read at the second look.
+const FILES_PERIOD: Duration = Duration::from_millis(500);
 /// How often connections are looked at whose credential ends.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 /// How often the histograms' samples are brought together.
@@ -270,7 +272,7 @@ fn start_upkeep(auth: &Auth, guards: &Guards, tls: Option<Tls>) {
     });
     let files = auth.clone();
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(KEEP_PERIOD);
+        let mut ticks = tokio::time::interval(FILES_PERIOD);
         loop {
             ticks.tick().await;
             let (auth, tls) = (files.clone(), tls.clone());

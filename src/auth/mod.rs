@@ -69,6 +69,8 @@ struct Shared {
     generation: AtomicU64,
     /// What the files looked like when they were last read.
     seen: Mutex<Vec<Mark>>,
+    /// And at the last look.
+    last_look: Mutex<Vec<Mark>>,
 }
 
 impl Auth {
@@ -83,6 +85,7 @@ impl Auth {
         let known = Known::build(settings, secret, token.as_deref(), Vec::new())?;
         let revoked = Revoked::open(&settings.revoked_file, clock::now_ms() / 1000)?;
         let shared = Shared {
+            last_look: Mutex::new(seen.clone()),
             seen: Mutex::new(seen),
             known: ArcSwap::from_pointee(known),
             revoked,
@@ -125,7 +128,9 @@ impl Auth {
     pub fn look_after_files(&self) {
         let known = self.0.known.load_full();
         let now = look(&Known::files(&known.settings));
-        if *self.0.seen.lock() == now {
+        // One that is just being written is half a file: it is read when it has rested from one look to the next.
+        let changed = *self.0.seen.lock() != now;
+        if std::mem::replace(&mut *self.0.last_look.lock(), now.clone()) != now || !changed {
             return;
         }
         match Known::build(&known.settings, known.secret.clone(), known.token.as_deref(), known.fetched.clone()) {

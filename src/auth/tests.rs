@@ -104,8 +104,11 @@ async fn keys_of_the_file_come_and_go_while_the_daemon_runs() {
     let file = keys::KeysFile { keys: [("new".to_owned(), stored)].into() };
     file.write(&settings.keys_file).unwrap();
     auth.look_after_files();
+    assert!(auth.identify("k").await.is_none(), "a file is read when it has rested");
+    auth.look_after_files();
     let identity = auth.identify("k").await.unwrap();
     keys::KeysFile::default().write(&settings.keys_file).unwrap();
+    auth.look_after_files();
     auth.look_after_files();
     assert!(auth.renew(&identity).is_none());
 }
