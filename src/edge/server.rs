@@ -20,6 +20,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -179,7 +180,7 @@ async fn accept_tcp(listener: TcpListener, serving: Arc<Serving>) {
             () = serving.stopping.cancelled() => return,
         };
         match accepted {
-            Ok((stream, peer)) => drop(serving.tasks.spawn(Arc::clone(&serving).take_tcp(stream, peer))),
+            Ok((stream, peer)) => serving.take_tcp(stream, peer),
             Err(error) => accept_failed(&error).await,
         }
     }
@@ -192,7 +193,7 @@ async fn accept_unix(listener: UnixListener, serving: Arc<Serving>) {
             () = serving.stopping.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => drop(serving.tasks.spawn(Arc::clone(&serving).take_unix(stream))),
+            Ok((stream, _)) => serving.take_unix(stream),
             Err(error) => accept_failed(&error).await,
         }
     }
@@ -208,11 +209,12 @@ async fn accept_failed(error: &io::Error) {
     }
 }
 
+/// What becomes of a socket is a task of its own for each step: one that serves should not be as large as one that shakes hands or refuses, because there are many.
 impl Serving {
-    async fn take_tcp(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+    fn take_tcp(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let places = match self.gate.enter(Some(peer.ip())) {
             Ok(places) => places,
-            Err(refusal) => return self.gate.refuse(stream, refusal).await,
+            Err(refusal) => return self.refuse(stream, refusal),
         };
         // Without the second the system takes megabytes for a client that does not read before anybody notices.
         let ready =
@@ -221,58 +223,75 @@ impl Serving {
             // It has gone already.
             return;
         }
-        let Some(tls) = &self.tls else {
-            let peer = Peer { address: Some(peer), tls: false };
-            return self.serve_http1(Wire::Tcp(stream), peer, places).await;
-        };
+        match &self.tls {
+            Some(tls) => {
+                let shaking = Arc::clone(self).shake_hands(tls.acceptor(), stream, peer, places);
+                self.tasks.spawn(shaking);
+            }
+            None => self.serve_http1(Wire::Tcp(stream), Peer { address: Some(peer), tls: false }, places),
+        }
+    }
+
+    fn take_unix(self: &Arc<Self>, stream: UnixStream) {
+        match self.gate.enter(None) {
+            Ok(places) => self.serve_http1(Wire::Unix(stream), Peer { address: None, tls: false }, places),
+            Err(refusal) => self.refuse(stream, refusal),
+        }
+    }
+
+    fn refuse(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, refusal: Refusal) {
+        let serving = Arc::clone(self);
+        self.tasks.spawn(async move { serving.gate.refuse(stream, refusal).await });
+    }
+
+    async fn shake_hands(self: Arc<Self>, tls: TlsAcceptor, mut stream: TcpStream, peer: SocketAddr, places: Held) {
         if said_plain_http(&stream).await {
             let _ = timeout(REFUSAL_TIME, answer_plain(&mut stream)).await;
             return;
         }
-        match timeout(self.handshake_timeout, tls.acceptor().accept(stream)).await {
+        match timeout(self.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let (wire, peer) = (Wire::Tls(Box::new(stream)), Peer { address: Some(peer), tls: true });
                 if http2 {
-                    self.serve_http2(wire, peer, places).await;
+                    self.serve_http2(wire, peer, places);
                 } else {
-                    self.serve_http1(wire, peer, places).await;
+                    self.serve_http1(wire, peer, places);
                 }
             }
             Ok(Err(_)) | Err(_) => record::connection_refused("tls"),
         }
     }
 
-    async fn take_unix(self: Arc<Self>, stream: UnixStream) {
-        let places = match self.gate.enter(None) {
-            Ok(places) => places,
-            Err(refusal) => return self.gate.refuse(stream, refusal).await,
-        };
-        self.serve_http1(Wire::Unix(stream), Peer { address: None, tls: false }, places).await;
-    }
-
-    async fn serve_http1(&self, wire: Wire, peer: Peer, places: Held) {
+    fn serve_http1(self: &Arc<Self>, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
         let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
         let connection = self.http1.serve_connection(socket, service(&self.router, peer, kill)).with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            // A connection that breaks off is no fault of ours, and its streams notice by themselves.
-            _ = connection.as_mut() => return,
-            () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                // A connection that breaks off is no fault of ours, and its streams notice by themselves.
+                _ = connection.as_mut() => return,
+                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
     }
 
-    async fn serve_http2(&self, wire: Wire, peer: Peer, places: Held) {
+    fn serve_http2(self: &Arc<Self>, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
         let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places).shared());
-        let mut connection = std::pin::pin!(self.http2.serve_connection(socket, service(&self.router, peer, kill)));
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = self.stopping.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let connection = self.http2.serve_connection(socket, service(&self.router, peer, kill));
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
     }
 }
 

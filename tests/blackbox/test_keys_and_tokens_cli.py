@@ -224,9 +224,9 @@ def test_a_wrong_setting_is_named_by_these_commands_too(daemon):
 def test_keys_made_at_the_same_moment_are_all_kept(daemon):
     env = environment(daemon.settings)
     children = [spawn([binary(), "key", "create", f"k{n}", "--role", "viewer"], cwd=daemon.directory, env=env, stdin=subprocess.DEVNULL,
-                      stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(8)]
+                      stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(24)]
     done = [child.communicate(timeout=20) for child in children]
-    assert [child.returncode for child in children] == [0] * 8, done
+    assert [child.returncode for child in children] == [0] * 24, done
     for out, _ in done:
         taken(daemon, out.decode().strip())
 
