@@ -349,9 +349,16 @@ impl<M: Message> Mailbox<M> {
 
     /// Closes the mailbox and drops what waits in it.
     pub fn close_and_clear(&self) {
+        drop(self.close_and_take());
+    }
+
+    /// Closes it; what waited in it comes back.
+    #[must_use]
+    pub fn close_and_take(&self) -> Vec<M> {
         self.close();
         let mut given_up = Vec::new();
         self.lock().clear(&mut given_up);
+        given_up
     }
 
     /// Whether the mailbox takes nothing more.

@@ -113,6 +113,27 @@ impl KeysFile {
         toml::from_str(&text).map_err(|error| fault(error.message().to_owned()))
     }
 
+    /// Reads the file, has it changed, and writes it; two who do so at once wait for each other.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what `change` says.
+    pub fn update<E: From<KeysFileError>>(
+        path: &Path,
+        change: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let fault = |error: std::io::Error| KeysFileError { file: path.display().to_string(), why: error.to_string() };
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(fault)?;
+        }
+        // Beside it, because the file itself is replaced. Given back when it is closed.
+        let lock = std::fs::File::create(path.with_extension("lock")).map_err(fault)?;
+        lock.lock().map_err(fault)?;
+        let mut file = Self::read(path)?;
+        change(&mut file)?;
+        file.write(path)?;
+        Ok(())
+    }
+
     /// Replaces the file.
     ///
     /// # Errors

@@ -114,10 +114,6 @@ fn run_create(arguments: &CreateArguments) -> Result<ExitCode, Fault> {
         Ok(clock::rfc3339(clock::now_ms().saturating_add(ms)))
     });
     let path = &settings.auth.keys_file;
-    let mut file = KeysFile::read(path)?;
-    if file.keys.contains_key(name) || settings.auth.api_keys.iter().any(|key| key.name == name) {
-        return Err(Fault::Other(format!("there is a key {name:?} already; revoke it first")));
-    }
     let key = random_hex::<24>();
     let roles = match &arguments.roles[..] {
         // A key that says itself what it may do needs no role for it.
@@ -136,8 +132,13 @@ fn run_create(arguments: &CreateArguments) -> Result<ExitCode, Fault> {
         created: clock::rfc3339(clock::now_ms()),
         expires: expires.transpose()?,
     };
-    file.keys.insert(name.to_owned(), stored);
-    file.write(path)?;
+    KeysFile::update(path, |file| {
+        if file.keys.contains_key(name) || settings.auth.api_keys.iter().any(|key| key.name == name) {
+            return Err(Fault::Other(format!("there is a key {name:?} already; revoke it first")));
+        }
+        file.keys.insert(name.to_owned(), stored);
+        Ok(())
+    })?;
     complain(&format!("the key {name:?} is in {}; it is shown only now:", path.display()));
     Ok(say(&key))
 }
@@ -160,15 +161,15 @@ fn run_list(settings: &SettingsArguments) -> Result<ExitCode, Fault> {
 
 fn run_revoke(arguments: &RevokeArguments) -> Result<ExitCode, Fault> {
     let settings = arguments.settings.load().map_err(Fault::Told)?;
-    let path = &settings.auth.keys_file;
-    let mut file = KeysFile::read(path)?;
-    let name = arguments.name.trim();
-    if file.keys.remove(name).is_none() {
+    let (path, name) = (&settings.auth.keys_file, arguments.name.trim());
+    KeysFile::update(path, |file| {
+        if file.keys.remove(name).is_some() {
+            return Ok(());
+        }
         let elsewhere = settings.auth.api_keys.iter().any(|key| key.name == name);
         let hint = if elsewhere { "; it stands in auth.api_keys: take it out there" } else { "" };
-        return Err(Fault::Other(format!("there is no key {name:?} in {}{hint}", path.display())));
-    }
-    file.write(path)?;
+        Err(Fault::Other(format!("there is no key {name:?} in {}{hint}", path.display())))
+    })?;
     complain(&format!("the key {name:?} is revoked; a daemon that runs lets it go within seconds"));
     Ok(ExitCode::SUCCESS)
 }

@@ -68,7 +68,8 @@ pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> 
 
 fn too_large(max: usize) -> Problem {
     let detail = format!("the body has more than {max} bytes (limits.body_bytes)");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+    // What is left of it may still be on its way.
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).closing()
 }
 
 /// What a request says of its body's length.
@@ -87,7 +88,7 @@ pub(super) async fn read_small(mut body: Body, max: usize, time: Duration) -> Re
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             if bytes.len() + data.len() > max {
                 let detail = format!("the body has more than {max} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail));
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).closing());
             }
             bytes.extend_from_slice(&data);
         }

@@ -111,7 +111,8 @@ def test_how_long_events_took_is_told(start, ws):
     for n in range(200):
         daemon.publish_numbers(ROOM, [n])
         client.event()
-    assert 0 <= one(daemon, client)["latency_ms"]["p50"] < 5000
+    latency = one(daemon, client)["latency_ms"]
+    assert 0 <= latency["last"] <= latency["max"] < 5000
 
 
 def test_the_list_names_every_transport_and_forgets_who_has_left(start, ws, sse):

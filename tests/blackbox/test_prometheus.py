@@ -109,7 +109,7 @@ class Load:
 
     def crowd(self):
         """tidegate_connections_refused_total: more sockets than there may be. Then all are gone again, so that others find a place."""
-        sockets = [socket.create_connection(self.daemon.address.rsplit(":", 1), timeout=10) for _ in range(SETTINGS["LIMITS__CONNECTIONS"] + 1)]
+        sockets = [socket.create_connection(self.daemon.address.rsplit(":", 1), timeout=10) for _ in range(SETTINGS["LIMITS__CONNECTIONS"] + 65)]  # beside the streams there is room for 64 calls
         for one in sockets:
             one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         answers = Counter(one.recv(12).decode() for one in sockets)

@@ -361,6 +361,13 @@ impl<D: Dialect> Drop for Session<D> {
             books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);
         }
         self.rooms.unwatch(self.subscriber.id, None);
-        self.subscriber.mailbox.close_and_clear();
+        for delivery in self.subscriber.mailbox.close_and_take() {
+            // A room that it had joined by a pattern and not heard of yet.
+            if let Delivery::Control(control) = delivery
+                && let Control::Joined(joined) = *control
+            {
+                self.pass_over(&joined);
+            }
+        }
     }
 }

@@ -130,6 +130,13 @@ impl<D: Dialect> Session<D> {
         });
     }
 
+    /// A room that it has joined and does not follow: what was due to it meanwhile comes to nobody.
+    pub(super) fn pass_over(&self, joined: &Joined) {
+        let offered = joined.room.leave(self.subscriber.id);
+        let head = if joined.head == 0 { joined.room.created().saturating_sub(1) } else { joined.head };
+        self.meter.abandoned(offered.saturating_sub(head));
+    }
+
     /// A room that came to be and matches a pattern.
     pub(super) fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
         let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
@@ -137,9 +144,7 @@ impl<D: Dialect> Session<D> {
         let wanted = may && self.profile.wants(|pattern| pattern.matches(room.name()));
         let full = self.follows.len() >= self.rooms_max as usize;
         if !wanted || full {
-            let offered = room.leave(self.subscriber.id);
-            let head = if joined.head == 0 { room.created().saturating_sub(1) } else { joined.head };
-            self.meter.abandoned(offered.saturating_sub(head));
+            self.pass_over(&joined);
             inbox.mailbox().forget(&key);
             if wanted {
                 let (name, max) = (room.name(), self.rooms_max);
