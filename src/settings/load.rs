@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::schema::{self, DEFAULT_NAMESPACE, SETTINGS};
+use super::schema::{self, DEFAULT_NAMESPACE};
 use super::value::Value;
 
 /// Variables beside the settings: what the client commands take, and the file's name.
@@ -110,8 +110,7 @@ impl Sources {
     pub(super) fn gather(&self) -> (Values, Vec<Fault>) {
         let mut gathering = Gathering { values: BTreeMap::new(), faults: Vec::new() };
         // A role or a user that nobody has named does not exist.
-        for setting in SETTINGS.iter().filter(|setting| !setting.key.starts_with("auth.") || !setting.key.contains('*'))
-        {
+        for setting in schema::all().filter(|setting| !setting.key.starts_with("auth.") || !setting.key.contains('*')) {
             let default = format!("value = {}", setting.default).parse::<toml::Table>().ok();
             let value = default.and_then(|table| setting.kind.read(table.get("value")?));
             match value {
@@ -244,7 +243,7 @@ impl Values {
         }
     }
 
-    /// The value of a key; of a namespace that does not say, the default namespace's. `SETTINGS` holds every key asked for, and a test asks for all of them.
+    /// The value of a key; of a namespace that does not say, the default namespace's. The table holds every key asked for, and a test asks for all of them.
     fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).or_else(|| {
             let (_, name) = key.strip_prefix("rooms.")?.rsplit_once('.')?;
