@@ -17,6 +17,8 @@ use super::{Edge, wellformed};
 /// How much of a body that is too large is read and thrown away, as a multiple of what is allowed, so that its sender gets to read the answer.
 const DRAIN_FACTOR: usize = 4;
 
+/// How long a body that is thrown away may rest before it is left alone.
+const DRAIN_IDLE: Duration = Duration::from_millis(200);
 /// How long a small body may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
 /// A packed body is unpacked in pieces of this size.
@@ -183,9 +185,10 @@ impl Permits {
     }
 }
 
+/// Reads what comes and throws it away, as long as it comes: whoever waits for the answer before it sends more is not waited for.
 async fn drain(mut body: Body, mut left: usize) {
-    while let Some(Ok(frame)) = body.frame().await {
-        let read = frame.data_ref().map_or(0, bytes::Bytes::len);
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_IDLE, body.frame()).await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
         match left.checked_sub(read) {
             Some(rest) => left = rest,
             None => return,

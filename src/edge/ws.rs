@@ -25,6 +25,7 @@ use super::Edge;
 use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
 use super::problem::{Problem, whole_seconds};
+use super::server::Peer;
 use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Notice};
@@ -74,7 +75,7 @@ pub(super) async fn open(
         .max_message_size(cut)
         .max_frame_size(cut);
     // In a box from the start: what is held across awaits by value counts twice in the task's memory.
-    let mut serving = Box::new(Serving::new(edge, caller, connection, member));
+    let mut serving = Box::new(Serving::new(edge, connection, member));
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         let end = serving.run(&mut socket).await;
         if let Next::Close(code, reason) = &end {
@@ -120,28 +121,33 @@ struct Serving {
     /// When it was last asked whether it lives, if it has not answered since.
     asked: Option<Instant>,
     opened: Instant,
-    /// Whoever sends its commands.
-    caller: Caller,
     messages: MessageRate,
 }
 
 impl Serving {
-    fn new(edge: Edge, caller: Caller, connection: Connection<Ws>, member: Member) -> Self {
+    fn new(edge: Edge, connection: Connection<Ws>, member: Member) -> Self {
         let (now, messages) = (Instant::now(), MessageRate::default());
         let publishes = VecDeque::new();
-        Self { edge, connection, _member: member, publishes, heard: now, asked: None, opened: now, caller, messages }
+        Self { edge, connection, _member: member, publishes, heard: now, asked: None, opened: now, messages }
+    }
+
+    /// Who sends its commands, and what that one may do now: made when it is asked for, because there are many connections and few commands.
+    fn caller(&mut self) -> Caller {
+        let profile = self.connection.handler().profile();
+        let peer = Peer { address: None, tls: false };
+        Caller { identity: profile.identity(), ip: profile.ip, peer, kill: profile.kill.clone() }
     }
 
     /// Serves until the end, and says how it ends.
     async fn run(&mut self, socket: &mut WebSocket) -> Next {
         let interval = self.edge.settings().heartbeat.interval;
-        let beat = sleep_until(Instant::now() + interval);
-        tokio::pin!(beat);
+        // In a box, as what is rare below: it brings the task under the next size that the allocator has.
+        let mut beat = Box::pin(sleep_until(Instant::now() + interval));
         // Writes since the client was last looked at.
         let mut hasty = 0;
         let mut next = Next::On;
         loop {
-            let flushed = self.flush(socket).await;
+            let flushed = Box::pin(self.flush(socket)).await;
             match next {
                 Next::On if flushed.is_ok() => {}
                 Next::On => return Next::Gone,

@@ -335,7 +335,8 @@ impl Faults<'_> {
 /// A float that is a whole number of milliseconds.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "checked")]
 fn whole(ms: f64) -> Option<u64> {
-    (ms.fract() == 0.0 && (0.0..=TIME_MAX_MS as f64).contains(&ms)).then_some(ms as u64)
+    // What is so small that it became 0 was no whole number.
+    (ms.fract() == 0.0 && (1.0..=TIME_MAX_MS as f64).contains(&ms)).then_some(ms as u64)
 }
 
 trait Incoming<'a>: Deserialize<'a> {

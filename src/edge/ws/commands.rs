@@ -104,9 +104,8 @@ impl Serving {
     fn publish(&mut self, id: Option<&str>, command: Publish<'_>) -> Result<Option<Reply>, Reply> {
         let room = RoomName::parse(&command.room)
             .map_err(|error| Reply::error(id, "invalid_field", &format!("room: {error}")))?;
-        // What the connection may do may have changed since it was opened.
-        self.caller.identity = self.connection.handler().profile().identity();
-        let may = may_publish(&self.edge, &self.caller, &room);
+        let caller = self.caller();
+        let may = may_publish(&self.edge, &caller, &room);
         may.map_err(|problem| self.refused("publish", id, &problem))?;
         let ack = match command.ack.as_deref() {
             None => self.edge.settings().log.ack,
@@ -149,11 +148,11 @@ impl Serving {
     fn refused(&mut self, command: &str, id: Option<&str>, problem: &Problem) -> Reply {
         if problem.status() == StatusCode::FORBIDDEN {
             record::request_refused("forbidden");
-            self.caller.identity = self.connection.handler().profile().identity();
             let connection = Some(self.connection.handler().id().to_string());
             let (method, status) = (Some(command.to_owned()), Some(problem.status().as_u16()));
             let (path, reason) = (Some("/v1/stream".to_owned()), Some(problem.detail().to_owned()));
-            self.edge.audit.note(Entry { connection, method, path, status, reason, ..self.caller.entry("refused") });
+            let entry = self.caller().entry("refused");
+            self.edge.audit.note(Entry { connection, method, path, status, reason, ..entry });
         }
         Reply::problem(id, problem)
     }
