@@ -108,18 +108,9 @@ struct Native<'a> {
     #[serde(borrow, default)]
     key: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    timestamp: Option<Time<'a>>,
+    timestamp: Option<&'a RawValue>,
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "RFC 3339 text or whole milliseconds since 1970")]
-enum Time<'a> {
-    Ms(u64),
-    /// A whole number may be written as a float.
-    Whole(f64),
-    Text(#[serde(borrow)] Cow<'a, str>),
 }
 
 /// The attributes of CloudEvents 1.0 that mean something here; others are allowed and not looked at.
@@ -314,11 +305,20 @@ impl Faults<'_> {
         })
     }
 
-    /// Milliseconds since 1970.
-    fn ms(&mut self, field: &str, ms: Option<u64>, shown: &dyn std::fmt::Display) -> Option<u64> {
-        let ms = ms.filter(|ms| *ms <= TIME_MAX_MS);
+    /// RFC 3339 text, or whole milliseconds since 1970, which may be written as a float (`5.0`).
+    fn timestamp(&mut self, json: &str) -> Option<u64> {
+        if json.starts_with('"') {
+            let text: Result<Cow<'_, str>, _> = serde_json::from_str(json);
+            return text.ok().and_then(|text| self.time("timestamp", &text));
+        }
+        let whole = match json.split_once('.') {
+            Some((whole, rest)) if rest.bytes().all(|digit| digit == b'0') => whole,
+            _ => json,
+        };
+        let ms = whole.parse().ok().filter(|ms| *ms <= TIME_MAX_MS);
         if ms.is_none() {
-            self.add(field, format!("expected whole milliseconds since 1970, got {shown}"));
+            let expected = "RFC 3339 text or whole milliseconds since 1970";
+            self.add("timestamp", format!("expected {expected}, got {}", shown(json)));
         }
         ms
     }
@@ -332,13 +332,6 @@ impl Faults<'_> {
     }
 }
 
-/// A float that is a whole number of milliseconds.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "checked")]
-fn whole(ms: f64) -> Option<u64> {
-    // What is so small that it became 0 was no whole number.
-    (ms.fract() == 0.0 && (1.0..=TIME_MAX_MS as f64).contains(&ms)).then_some(ms as u64)
-}
-
 trait Incoming<'a>: Deserialize<'a> {
     fn check(self, faults: &mut Faults<'_>) -> NewEvent;
 }
@@ -350,11 +343,7 @@ impl<'a> Incoming<'a> for Native<'a> {
             key: self.key.map(|key| faults.text("key", &key, TEXT_MAX)),
             id: self.id.map(|id| faults.text("id", &id, TEXT_MAX)),
             priority: faults.priority(self.priority.as_deref()),
-            timestamp_ms: self.timestamp.and_then(|time| match time {
-                Time::Ms(ms) => faults.ms("timestamp", Some(ms), &ms),
-                Time::Whole(ms) => faults.ms("timestamp", whole(ms), &ms),
-                Time::Text(text) => faults.time("timestamp", &text),
-            }),
+            timestamp_ms: self.timestamp.and_then(|time| faults.timestamp(time.get())),
             data: faults.data(self.data.get()),
             trace: None,
         }
