@@ -215,26 +215,50 @@ impl Generation {
     }
 }
 
-/// Deletes snapshots that sled was killed over. sled 0.34.7 means to pass over them, but looks for another ending than the one it gives them, takes one for its newest
-/// snapshot and calls the database corrupt. A snapshot only spares it reading its own log again.
-fn discard_unfinished_snapshots(path: &Path) -> Result<(), LogError> {
-    let io = |error: std::io::Error| LogError::io(path, &error);
+/// The snapshots in a database's directory whose names end so.
+fn snapshots(path: &Path, ending: &str) -> Result<Vec<PathBuf>, LogError> {
     let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(io)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| LogError::io(path, &error))?,
     };
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            std::fs::remove_file(entry.path()).map_err(io)?;
-        }
-    }
-    Ok(())
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("snap.") && name.ends_with(ending)
+    };
+    Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(named).collect())
 }
 
 fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
-    discard_unfinished_snapshots(path)?;
+    let io = |error: std::io::Error| LogError::io(path, &error);
+    // Those that sled was killed over: 0.34.7 means to pass over them, but looks for another ending than the one it gives them, takes one for its newest snapshot and calls the
+    // database corrupt. A snapshot only spares it reading its own log again.
+    for unfinished in snapshots(path, ".generating")? {
+        std::fs::remove_file(unfinished).map_err(io)?;
+    }
+    let outcome = try_open(path, cache_bytes);
+    let Err(LogError::Damaged { .. }) = outcome else { return outcome };
+    // A snapshot says where pages lay when it was made. A process that is killed while sled uses a segment anew leaves one that leads to what is not there any more; without it sled
+    // finds every page by reading its whole log. If that is damaged too, everything is as it was.
+    let aside = |snapshot: &Path| path.join(format!("aside.{}", snapshot.file_name().unwrap_or_default().display()));
+    let stale = snapshots(path, "")?;
+    for snapshot in &stale {
+        std::fs::rename(snapshot, aside(snapshot)).map_err(io)?;
+    }
+    let again = if stale.is_empty() { return outcome } else { try_open(path, cache_bytes) };
+    for snapshot in &stale {
+        let done = match &again {
+            Ok(_) => std::fs::remove_file(aside(snapshot)),
+            Err(_) => std::fs::rename(aside(snapshot), snapshot),
+        };
+        done.map_err(io)?;
+    }
+    if again.is_ok() {
+        tracing::warn!(path = %path.display(), "a database was opened without its snapshot, which did not fit it");
+    }
+    again
+}
+
+fn try_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
