@@ -17,7 +17,6 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 
 use crate::clock;
-use crate::settings::Tracing as Settings;
 
 /// Deliveries of one publish that have a span of their own; a room may have a hundred thousand readers.
 const DELIVERIES_MAX: u32 = 8;
@@ -34,18 +33,18 @@ static EXPORTING: OnceLock<Exporting> = OnceLock::new();
 #[error("tracing.otlp_endpoint: {0}; expected such as http://127.0.0.1:4318")]
 pub struct TracesError(String);
 
-/// Begins to send traces, if the settings say where. To be called outside the runtime: the library's client brings one of its own.
+/// Begins to send traces, if there is an endpoint; of those publishes that do not say themselves whether they are traced, so many in a hundred are. To be called outside the runtime: the library's client brings one of its own.
 ///
 /// # Errors
 /// What is wrong with the endpoint.
-pub fn start(settings: &Settings) -> Result<(), TracesError> {
-    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(()) };
+pub fn start(endpoint: Option<&str>, sample_percent: u64) -> Result<(), TracesError> {
+    let Some(endpoint) = endpoint else { return Ok(()) };
     let endpoint = endpoint.trim_end_matches('/');
     let endpoint = if endpoint.ends_with("/v1/traces") { endpoint.to_owned() } else { format!("{endpoint}/v1/traces") };
     let exporter = SpanExporter::builder().with_http().with_endpoint(endpoint).build();
     let exporter = exporter.map_err(|error| TracesError(error.to_string()))?;
     #[allow(clippy::cast_precision_loss, reason = "at most a hundred")]
-    let ratio = settings.sample_percent as f64 / 100.0;
+    let ratio = sample_percent as f64 / 100.0;
     let provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))

@@ -61,7 +61,7 @@ const P99_FLOOR: Duration = Duration::from_millis(5);
 
 /// What the daemon may take at its worst: 64 MiB of mailboxes, 50 MiB of bodies that are too large (256 KiB each, while they grow twice that), tails of 8 MiB for each busy room,
 /// about 2,500 connections with their sockets' buffers, and the log.
-const RSS_BUDGET_KIB: u64 = 512 << 10;
+const RSS_BUDGET_KIB: u64 = 256 << 10;
 
 /// How many sockets this process may have, and with it the daemon that it starts.
 fn files() -> u64 {

@@ -35,6 +35,8 @@ fn data_flows_one_way_and_nobody_names_what_lies_to_the_right() {
     let rules: &[(&str, &[&str])] = &[
         ("src/event", &["crate::engine", "crate::edge", "crate::log", "crate::settings", "crate::app", "crate::cli"]),
         ("src/log", &["crate::engine", "crate::edge", "crate::app", "crate::cli"]),
+        ("src/auth", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
+        ("src/limits", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/settings", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/engine/sources", &["crate::engine::connections", "crate::edge", "crate::app", "crate::cli"]),
         (
@@ -77,6 +79,10 @@ fn each_library_with_a_seam_is_named_behind_it_only() {
     only("src", "counter!", &["src/metrics"]);
     only("src", "SystemTime::now", &["src/clock.rs"]);
     only("src", "axum", &["src/edge", "src/app.rs"]);
+    only("src", "jsonwebtoken::", &["src/auth/jwt.rs"]);
+    only("src", "argon2::", &["src/auth/users.rs"]);
+    only("src", "governor::", &["src/limits/rates.rs"]);
+    only("src", "opentelemetry", &["src/traces.rs"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &SettingsArguments) -> ExitCode {
     // Whoever speaks TLS in this process does it with the same cryptography; a second start in one process keeps the first one's.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let level = start_logging(&settings.logging);
-    if let Err(error) = traces::start(&settings.tracing) {
+    if let Err(error) = traces::start(settings.tracing.otlp_endpoint.as_deref(), settings.tracing.sample_percent) {
         complain(&error);
         return ExitCode::from(2);
     }
