@@ -235,8 +235,13 @@ fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
     for unfinished in snapshots(path, ".generating")? {
         std::fs::remove_file(unfinished).map_err(io)?;
     }
+    // Looked at first: sled makes what it does not find.
+    let has_log = std::fs::metadata(path.join("db")).is_ok_and(|log| log.len() > 0);
     let outcome = try_open(path, cache_bytes);
     let Err(LogError::Damaged { .. }) = outcome else { return outcome };
+    if !has_log {
+        return outcome;
+    }
     // A snapshot says where pages lay when it was made. A process that is killed while sled uses a segment anew leaves one that leads to what is not there any more; without it sled
     // finds every page by reading its whole log. If that is damaged too, everything is as it was.
     let aside = |snapshot: &Path| path.join(format!("aside.{}", snapshot.file_name().unwrap_or_default().display()));

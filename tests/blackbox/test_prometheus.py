@@ -153,7 +153,8 @@ class Load:
     def long_polls(self, session):
         """The transport `poll`; tidegate_events_replayed_total, because each asks for history."""
         while not self.over.wait(0.05):
-            session.get(f"{self.daemon.url}/v1/stream?rooms=well:*&tail=5&wait=1s", timeout=30)
+            with suppress(requests.RequestException):
+                session.get(f"{self.daemon.url}/v1/stream?rooms=well:*&tail=5&wait=1s", timeout=30)
 
     def sleepers(self, session):
         """Readers that read nothing. tidegate_slow_connections, tidegate_mailboxes_bytes, tidegate_catch_ups_total: one reads on from the log.
@@ -202,7 +203,8 @@ class Load:
     def replays(self, session):
         """tidegate_replay_seconds: what is not in memory any more."""
         while not self.over.wait(0.05):
-            session.get(f"{self.daemon.url}/v1/rooms/old:twice/events?tail=100", timeout=30)
+            with suppress(requests.RequestException):  # one that meets a full house is no reason to stop
+                session.get(f"{self.daemon.url}/v1/rooms/old:twice/events?tail=100", timeout=30)
 
     def stop(self):
         self.over.set()
