@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::LogError;
+use super::generation::GONE;
 
 const FORMAT: &str = "tidegate log 1";
 
@@ -82,6 +83,17 @@ impl Directory {
 
     pub(super) fn generation(&self, number: u32) -> PathBuf {
         self.path.join(format!("gen-{number:08}"))
+    }
+
+    /// Deletes what is left of generations in whose deletion the process was killed.
+    pub(super) fn clear_gone(&self) -> Result<(), LogError> {
+        let entries = fs::read_dir(&self.path).map_err(|error| LogError::io(&self.path, &error))?;
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == GONE) {
+                fs::remove_dir_all(&path).map_err(|error| LogError::io(&path, &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// The numbers of the generations there are, oldest first.

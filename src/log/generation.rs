@@ -25,6 +25,8 @@ const CACHE_READING_BYTES: u64 = 4 << 20;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The extension of a directory that is not a generation yet.
 const STAGING: &str = "new";
+/// The extension of a directory that is a generation no more.
+pub(super) const GONE: &str = "gone";
 /// A piece of a sealed generation's index, in bytes.
 const PIECE_BYTES: usize = 3500;
 
@@ -195,10 +197,13 @@ impl Generation {
         Ok(contents)
     }
 
-    /// Deletes the generation.
+    /// Deletes the generation, so that it is there whole or not at all: its files go one by one, and a process may be killed between them.
     pub(super) fn delete(&self) -> Result<(), LogError> {
         self.db.lock().take();
-        std::fs::remove_dir_all(&self.path).map_err(|error| LogError::io(&self.path, &error))
+        let gone = self.path.with_extension(GONE);
+        // Not there any more if this is another try.
+        let renamed = if self.path.exists() { std::fs::rename(&self.path, &gone) } else { Ok(()) };
+        renamed.and_then(|()| std::fs::remove_dir_all(&gone)).map_err(|error| LogError::io(&self.path, &error))
     }
 
     /// Closes the database; the next use opens it again. After a fault of the disk sled answers nothing but that fault until then.
@@ -215,55 +220,26 @@ impl Generation {
     }
 }
 
-/// The snapshots in a database's directory whose names end so.
-fn snapshots(path: &Path, ending: &str) -> Result<Vec<PathBuf>, LogError> {
+/// Deletes snapshots that sled was killed over. sled 0.34.7 means to pass over them, but looks for another ending than the one it gives them, takes one for its newest
+/// snapshot and calls the database corrupt. A snapshot only spares it reading its own log again.
+fn discard_unfinished_snapshots(path: &Path) -> Result<(), LogError> {
+    let io = |error: std::io::Error| LogError::io(path, &error);
     let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| LogError::io(path, &error))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io)?,
     };
-    let named = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("snap.") && name.ends_with(ending)
-    };
-    Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(named).collect())
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path()).map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
-    let io = |error: std::io::Error| LogError::io(path, &error);
-    // Those that sled was killed over: 0.34.7 means to pass over them, but looks for another ending than the one it gives them, takes one for its newest snapshot and calls the
-    // database corrupt. A snapshot only spares it reading its own log again.
-    for unfinished in snapshots(path, ".generating")? {
-        std::fs::remove_file(unfinished).map_err(io)?;
-    }
-    // Looked at first: sled makes what it does not find.
-    let has_log = std::fs::metadata(path.join("db")).is_ok_and(|log| log.len() > 0);
-    let outcome = try_open(path, cache_bytes);
-    let Err(LogError::Damaged { .. }) = outcome else { return outcome };
-    if !has_log {
-        return outcome;
-    }
-    // A snapshot says where pages lay when it was made. A process that is killed while sled uses a segment anew leaves one that leads to what is not there any more; without it sled
-    // finds every page by reading its whole log. If that is damaged too, everything is as it was.
-    let aside = |snapshot: &Path| path.join(format!("aside.{}", snapshot.file_name().unwrap_or_default().display()));
-    let stale = snapshots(path, "")?;
-    for snapshot in &stale {
-        std::fs::rename(snapshot, aside(snapshot)).map_err(io)?;
-    }
-    let again = if stale.is_empty() { return outcome } else { try_open(path, cache_bytes) };
-    for snapshot in &stale {
-        let done = match &again {
-            Ok(_) => std::fs::remove_file(aside(snapshot)),
-            Err(_) => std::fs::rename(aside(snapshot), snapshot),
-        };
-        done.map_err(io)?;
-    }
-    if again.is_ok() {
-        tracing::warn!(path = %path.display(), "a database was opened without its snapshot, which did not fit it");
-    }
-    again
-}
-
-fn try_open(path: &Path, cache_bytes: u64) -> Result<sled::Db, LogError> {
+    discard_unfinished_snapshots(path)?;
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let deadline = Instant::now() + LOCK_WAIT;
     loop {

@@ -94,6 +94,7 @@ impl Log {
     /// A directory that is in use, foreign, damaged or not writable; nothing in it is changed then.
     pub fn open(settings: &settings::Log, rooms: &settings::Rooms) -> Result<Self, LogError> {
         let directory = Directory::open(&settings.dir)?;
+        directory.clear_gone()?;
         let numbers = directory.generations()?;
         let head = directory.read_head();
         let mut generations = Vec::new();

@@ -104,6 +104,21 @@ async fn a_second_opening_is_refused_while_the_first_lives() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_deleted_generation_is_cleared_away_and_hinders_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path(), &[]).unwrap();
+    append(&log, &key("a"), 1..=10, 200).await;
+    assert!(log.close(LIMIT));
+    drop(log);
+    // Killed after its first file was deleted.
+    let left = dir.path().join("gen-00000009.gone");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("conf"), "something").unwrap();
+    let log = open(dir.path(), &[]).unwrap();
+    assert!(!left.exists() && log.room(key("a").name()).is_some());
+}
+
+#[tokio::test]
 async fn a_foreign_directory_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
