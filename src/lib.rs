@@ -14,5 +14,6 @@ pub mod event;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod pipelines;
 pub mod settings;
 pub mod traces;

@@ -391,6 +391,12 @@ impl<M: Message> Mailbox<M> {
         }
     }
 
+    /// How much it holds.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.lock().bounds()
+    }
+
     /// What has happened so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -84,6 +84,10 @@ impl<M: Message> State<M> {
         }
     }
 
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     pub(crate) fn messages(&self) -> usize {
         self.messages
     }

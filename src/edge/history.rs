@@ -7,14 +7,39 @@ use super::caller::Caller;
 use super::dialects::json;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, answer};
+use super::{Edge, answer, contract};
+use crate::engine::connections::thin::Thin;
 use crate::engine::rooms::{Start, StartAt};
-use crate::event::RoomName;
+use crate::event::{Event, RoomName};
 
 const LIMIT_MAX: u64 = 1000;
 const LIMIT_DEFAULT: u64 = 100;
 /// An answer ends when it has so many bytes, whatever the limit says; its cursor leads on.
 const ANSWER_BYTES: usize = 4 << 20;
+
+/// So many events are looked through for one answer, whatever the filter leaves of them; its cursor leads on.
+const SCANNED_MAX: usize = 50_000;
+const LIMIT_MAX_EVENTS: usize = 1000;
+
+/// Events for an answer.
+struct Gathered {
+    events: BytesMut,
+    left: usize,
+}
+
+impl Gathered {
+    fn take(&mut self, event: &Event) {
+        if !self.events.is_empty() {
+            self.events.put_u8(b',');
+        }
+        self.events.put_slice(&event.json());
+        self.left = self.left.saturating_sub(1);
+    }
+
+    fn wants_more(&self) -> bool {
+        self.left > 0 && self.events.len() < ANSWER_BYTES
+    }
+}
 
 /// Reads a room's history.
 #[utoipa::path(
@@ -27,6 +52,15 @@ const ANSWER_BYTES: usize = 4 << 20;
         ("since" = Option<String>, Query, description = "Begin with this time (RFC 3339) or age (-5m)", pattern = r"^(-[0-9]{1,6}(ms|s|m|h|d)|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?Z)$"),
         ("tail" = Option<u64>, Query, description = "Begin with the newest so many events", minimum = 0, maximum = 1000),
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 1000),
+        ("mode" = Option<String>, Query, description = "Which of the events: every, latest, or one made of a period's: mean, min, max, last", pattern = "^(every|latest|mean|min|max|last)$"),
+        ("fn" = Option<String>, Query, description = "As mode", pattern = "^(every|latest|mean|min|max|last)$"),
+        ("period" = Option<String>, Query, description = "At most one event for each key in this time, such as 2s", pattern = r"^([1-9][0-9]{1,6}ms|[1-9][0-9]{0,3}s)$"),
+        ("every" = Option<String>, Query, description = "As period", pattern = r"^([1-9][0-9]{1,6}ms|[1-9][0-9]{0,3}s)$"),
+        ("field" = Option<String>, Query, description = "The field that mean, min, max or last is made of; all numbers if it is not given", pattern = "^[a-z_]{1,20}$"),
+        ("filter" = Option<String>, Query, description = "Only events of which this expression is true, such as data.usage > 90.0"),
+        ("kinds" = Option<String>, Query, description = "Only these kinds, separated by commas", pattern = "^[a-z_]{1,20}(,[a-z_]{1,20})*$"),
+        ("priority" = Option<String>, Query, description = "Only this priority and above", pattern = "^(critical|high|normal|low)$"),
+        ("on_slow" = Option<String>, Query, description = "When the client cannot keep up", pattern = "^(displace|catch_up|latest|disconnect)$"),
     ),
     responses(
         (status = 200, description = "Events, oldest first, and the cursor to go on from", body = ref("#/components/schemas/History"), content_type = "application/json"),
@@ -44,11 +78,15 @@ pub(super) async fn read(
     query: Option<&str>,
 ) -> Result<Response, Problem> {
     caller.may_read(name)?;
-    let params = Params::parse(query, &["after", "since", "tail", "limit"])?;
+    let mut allowed = vec!["after", "since", "tail", "limit"];
+    allowed.extend(contract::FIELDS);
+    let params = Params::parse(query, &allowed)?;
+    let contract = contract::Asked::of_query(&params).contract()?;
     let tail = params.number("tail", 0, LIMIT_MAX)?;
     let limit = params.number("limit", 1, LIMIT_MAX)?;
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
-    let start = match params.start(None)? {
+    let start = params.start(None)?.map(|start| contract::aligned(start, contract.as_deref()));
+    let start = match start {
         None => Start::Tail(limit.unwrap_or(LIMIT_DEFAULT)),
         Some(StartAt::After(cursor)) => {
             let wrong = || Problem::parameter("after", format!("the cursor does not name the room {name}"));
@@ -65,24 +103,49 @@ pub(super) async fn read(
     if let Some(gap) = gap {
         notices.put_slice(json::gap(name, gap).as_bytes());
     }
-    let mut events = BytesMut::new();
-    let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
-    while left > 0 && events.len() < ANSWER_BYTES {
-        let read = room.read_wait(after, left).await?;
-        let Some(last) = read.last() else { break };
-        after = last.seq;
+    let mut gathered = Gathered { events: BytesMut::new(), left: usize::try_from(limit).unwrap_or(usize::MAX) };
+    let mut thin = contract.as_deref().and_then(|contract| Thin::of(contract, false));
+    let mut scanned = 0;
+    while gathered.wants_more() && scanned < SCANNED_MAX {
+        // Of events that may be left out more are read at once.
+        let events_max = if contract.is_some() { LIMIT_MAX_EVENTS } else { gathered.left };
+        let read = room.read_wait(after, events_max).await?;
+        if read.is_empty() {
+            break;
+        }
         for event in read.iter().filter(|event| event.arrived_ms >= since_ms) {
-            if !events.is_empty() {
-                events.put_u8(b',');
+            scanned += 1;
+            let wanted = contract.as_deref().is_none_or(|contract| contract.wants(event));
+            match thin.as_mut().filter(|_| wanted) {
+                Some(thin) => {
+                    let mut out = Vec::new();
+                    thin.take(event, &mut out);
+                    out.iter().for_each(|event| gathered.take(event));
+                }
+                None if wanted => gathered.take(event),
+                None => {}
             }
-            events.put_slice(&event.json());
-            left -= 1;
-            if events.len() >= ANSWER_BYTES {
-                after = event.seq;
+            after = event.seq;
+            if !gathered.wants_more() {
                 break;
             }
         }
+        if gathered.wants_more() {
+            after = read.last().map_or(after, |last| last.seq);
+        }
     }
+    if let Some(thin) = &mut thin {
+        if gathered.wants_more() && after >= room.head() {
+            // What the last period has so far.
+            let mut out = Vec::new();
+            thin.flush(&mut out);
+            out.iter().for_each(|event| gathered.take(event));
+        } else if let Some(first) = thin.first_held() {
+            // The next answer begins with the period that this one could not end.
+            after = first - 1;
+        }
+    }
+    let events = gathered.events;
     let more = after < room.head();
     let mut body = BytesMut::with_capacity(events.len() + notices.len() + 300);
     body.put_slice(format!("{{\"room\":\"{name}\",\"events\":[").as_bytes());

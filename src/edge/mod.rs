@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod caller;
 mod connections;
+mod contract;
 mod dialects;
 mod history;
 pub mod listen;

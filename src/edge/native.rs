@@ -67,13 +67,14 @@ fn cors(edge: &Edge) -> CorsLayer {
         .allow_credentials(true)
 }
 
-/// `/v1/rooms/{room}` and `/v1/rooms/{room}/events`. A room's name may hold slashes, so the path is taken apart here, before it is decoded: an `/events` that
-/// belongs to the name is written `%2Fevents`.
+/// `/v1/rooms/{room}`, `/v1/rooms/{room}/events` and `/v1/rooms/{room}/state`. A room's name may hold slashes, so the path is taken apart here, before it is decoded: an
+/// `/events` that belongs to the name is written `%2Fevents`.
 async fn room(State(edge): State<Edge>, request: Request) -> Response {
     let path = request.uri().path().strip_prefix("/v1/rooms/").unwrap_or_default();
-    let (raw, events) = match path.strip_suffix("/events") {
-        Some(raw) => (raw, true),
-        None => (path, false),
+    let (raw, part) = match (path.strip_suffix("/events"), path.strip_suffix("/state")) {
+        (Some(raw), _) => (raw, Part::Events),
+        (_, Some(raw)) => (raw, Part::State),
+        _ => (path, Part::Room),
     };
     let name = percent_encoding::percent_decode_str(raw).decode_utf8_lossy();
     let name = match RoomName::parse(&name) {
@@ -87,12 +88,22 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
-    let outcome = match (events, request.method()) {
-        (true, &Method::POST) => publish::publish(&edge, &caller, name, request).await,
-        (true, &Method::GET | &Method::HEAD) => history::read(&edge, &caller, &name, request.uri().query()).await,
-        (true, _) => Err(Problem::method("GET, POST")),
-        (false, &Method::GET | &Method::HEAD) => rooms::one(&edge, &caller, &name, request.uri().query()),
-        (false, _) => Err(Problem::method("GET")),
+    let query = request.uri().query();
+    let outcome = match (part, request.method()) {
+        (Part::Events, &Method::POST) => publish::publish(&edge, &caller, name, request).await,
+        (Part::Events, &Method::GET | &Method::HEAD) => history::read(&edge, &caller, &name, query).await,
+        (Part::Events, _) => Err(Problem::method("GET, POST")),
+        (Part::State, &Method::GET | &Method::HEAD) => rooms::state(&edge, &caller, &name, query),
+        (Part::Room, &Method::GET | &Method::HEAD) => rooms::one(&edge, &caller, &name, query),
+        (Part::State | Part::Room, _) => Err(Problem::method("GET")),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// What of a room is asked for.
+#[derive(Clone, Copy)]
+enum Part {
+    Room,
+    Events,
+    State,
 }

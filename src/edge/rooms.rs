@@ -1,7 +1,8 @@
-//! `GET /v1/rooms` and `GET /v1/rooms/{room}`.
+//! `GET /v1/rooms`, `GET /v1/rooms/{room}` and `GET /v1/rooms/{room}/state`.
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
+use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 use tidegate_actors::OnFull;
 
@@ -11,6 +12,7 @@ use super::problem::Problem;
 use super::{Edge, answer};
 use crate::clock;
 use crate::engine::rooms::Room;
+use crate::event::encode::write_json_text;
 use crate::event::{Pattern, RoomName};
 use crate::settings::Namespace;
 
@@ -81,8 +83,54 @@ pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
     let mut body = of_room(&room);
     body["settings"] = settings(room.settings());
-    body["state"] = Value::Null;
+    body["state"] = room.state_size().map_or(Value::Null, |(keys, bytes)| json!({ "keys": keys, "bytes": bytes }));
     Ok(answer::json(body.to_string()))
+}
+
+/// A room's state: the table that a pipeline keeps of it, or one key of it.
+#[utoipa::path(
+    get,
+    path = "/v1/rooms/{room}/state",
+    operation_id = "room_state",
+    tag = "rooms",
+    params(
+        ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
+        ("key" = Option<String>, Query, description = "Only this key"),
+    ),
+    responses(
+        (status = 200, description = "The state, and the seq up to which every change is in it: a stream after it gets the changes that follow", body = ref("#/components/schemas/RoomState"), content_type = "application/json"),
+        (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 404, description = "There is no such thing", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+    ),
+)]
+pub(super) fn state(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+    caller.may_read(name)?;
+    let params = Params::parse(query, &["key"])?;
+    let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
+    let none = || Problem::not_found(format!("no pipeline keeps a state of the room {name}"));
+    let mut body = BytesMut::new();
+    // Texts of names and numbers need no escape, and the values are JSON.
+    if let Some(key) = params.get("key") {
+        let cursor = room.head();
+        let value = room.state_of(key).ok_or_else(none)?;
+        let value = value.ok_or_else(|| Problem::not_found(format!("the state of {name} has no key {key:?}")))?;
+        let mut head = format!("{{\"room\":\"{name}\",\"cursor\":\"{cursor}\",\"key\":");
+        write_json_text(key, &mut head);
+        body.put_slice(head.as_bytes());
+        body.put_slice(b",\"data\":");
+        body.put_slice(&value);
+    } else {
+        let snapshot = room.snapshot().ok_or_else(none)?;
+        let (cursor, keys) = (snapshot.seq, snapshot.keys);
+        let head = format!("{{\"room\":\"{name}\",\"cursor\":\"{cursor}\",\"keys\":{keys},\"data\":");
+        body.put_slice(head.as_bytes());
+        body.put_slice(&snapshot.json);
+    }
+    body.put_u8(b'}');
+    Ok(answer::json(body.freeze()))
 }
 
 /// A room by its name, without bringing it into memory.

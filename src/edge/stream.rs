@@ -11,11 +11,11 @@ use axum::response::Response;
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, poll, sse, wellformed, ws};
+use super::{Edge, contract, poll, sse, wellformed, ws};
 use crate::auth::Rights;
 use crate::engine::connections::profile::Who;
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Dialect, Notice};
+use crate::engine::connections::{Contract, Dialect, Notice};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
 use crate::metrics::record::{self, TransportMeter};
@@ -25,6 +25,8 @@ use crate::metrics::record::{self, TransportMeter};
 pub(super) struct Wish {
     pub(super) patterns: Vec<Pattern>,
     pub(super) start: StartAt,
+    /// How it wants to be served, if it says.
+    pub(super) contract: Option<Arc<Contract>>,
 }
 
 /// Opens a stream.
@@ -38,6 +40,15 @@ pub(super) struct Wish {
         ("since" = Option<String>, Query, description = "Begin with this time (RFC 3339) or age (-5m)", pattern = r"^(-[0-9]{1,6}(ms|s|m|h|d)|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?Z)$"),
         ("tail" = Option<u64>, Query, description = "Begin with the newest so many events", minimum = 0, maximum = 1000000),
         ("last_event_id" = Option<String>, Query, description = "As after, for clients that know it by this name", pattern = r"^([0-9]*|[A-Za-z0-9_.:/@-]{1,200}=[0-9]{1,20}(,[A-Za-z0-9_.:/@-]{1,200}=[0-9]{1,20})*)$"),
+        ("mode" = Option<String>, Query, description = "Which of the events: every, latest, or one made of a period's: mean, min, max, last", pattern = "^(every|latest|mean|min|max|last)$"),
+        ("fn" = Option<String>, Query, description = "As mode", pattern = "^(every|latest|mean|min|max|last)$"),
+        ("period" = Option<String>, Query, description = "At most one event for each key in this time, such as 2s", pattern = r"^([1-9][0-9]{1,6}ms|[1-9][0-9]{0,3}s)$"),
+        ("every" = Option<String>, Query, description = "As period", pattern = r"^([1-9][0-9]{1,6}ms|[1-9][0-9]{0,3}s)$"),
+        ("field" = Option<String>, Query, description = "The field that mean, min, max or last is made of; all numbers if it is not given", pattern = "^[a-z_]{1,20}$"),
+        ("filter" = Option<String>, Query, description = "Only events of which this expression is true, such as data.usage > 90.0"),
+        ("kinds" = Option<String>, Query, description = "Only these kinds, separated by commas", pattern = "^[a-z_]{1,20}(,[a-z_]{1,20})*$"),
+        ("priority" = Option<String>, Query, description = "Only this priority and above", pattern = "^(critical|high|normal|low)$"),
+        ("on_slow" = Option<String>, Query, description = "When the client cannot keep up", pattern = "^(displace|catch_up|latest|disconnect)$"),
         ("wait" = Option<String>, Query, description = "Of a long-poll: how long it waits for something to say, such as 25s", pattern = r"^([0-9]{1,4}ms|[1-5]?[0-9]s|60s|1m)$"),
     ),
     responses(
@@ -57,13 +68,13 @@ pub(super) struct Wish {
 pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let upgrade = wellformed::wants_websocket(request.headers());
     let events = names(request.headers(), header::ACCEPT, "text/event-stream");
-    let allowed: &[&str] = if upgrade || events {
-        &["rooms", "after", "last_event_id", "since", "tail"]
-    } else {
-        &["rooms", "after", "last_event_id", "since", "tail", "wait"]
-    };
+    let mut allowed = vec!["rooms", "after", "last_event_id", "since", "tail"];
+    allowed.extend(contract::FIELDS);
+    if !upgrade && !events {
+        allowed.push("wait");
+    }
     let query = request.uri().query().map(str::to_owned);
-    let params = Params::parse(query.as_deref(), allowed)?;
+    let params = Params::parse(query.as_deref(), &allowed)?;
     let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
     let wish = wish(&params, header, edge.settings().limits.rooms_per_connection)?;
     check_rights(&caller.identity.rights, &wish.patterns)?;
@@ -98,7 +109,9 @@ fn wish(params: &Params<'_>, header: Option<&str>, rooms_max: usize) -> Result<W
     let patterns = parse_patterns(params.get("rooms").unwrap_or_default().split(','), rooms_max)?;
     let start = params.start(header)?.unwrap_or(StartAt::Live);
     check_cursor(&patterns, &start)?;
-    Ok(Wish { patterns, start })
+    let contract = contract::Asked::of_query(params).contract()?;
+    let start = contract::aligned(start, contract.as_deref());
+    Ok(Wish { patterns, start, contract })
 }
 
 /// Reads names and patterns; empty ones are passed over.
@@ -162,7 +175,7 @@ pub(super) async fn start<D: Dialect>(
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
     };
     let session = connection.handler();
-    let begun = session.begin(&wish.patterns, &wish.start).await?;
+    let begun = session.begin(&wish.patterns, &wish.start, wish.contract.clone()).await?;
     if begun.too_many {
         let max = edge.settings().limits.rooms_per_connection;
         let message = format!("more than {max} rooms match; the others are not followed (limits.rooms_per_connection)");

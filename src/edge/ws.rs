@@ -241,7 +241,7 @@ impl Serving {
         let close = match closing {
             Closing::Stopping => RESTART,
             Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
-            Closing::Kicked | Closing::RoomFailed => POLICY,
+            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow => POLICY,
         };
         Next::Close(close, code)
     }

@@ -1,12 +1,15 @@
 //! The bytes of an event, made once and shared by all who read it.
 //!
 //! One allocation holds the event as an SSE message, `id: <seq>\ndata: <json>\n\n`; its JSON, as WebSocket and the answers carry it, and its data are parts of it. So one
-//! encoding serves every native dialect.
+//! encoding serves every native dialect. A change of a room's state is a notice, `delta`, and no event: `id: <seq>\nevent: delta\ndata: <json>\n\n`.
 
 use bytes::Bytes;
 
-use super::Parts;
+use super::{Parts, RoomKey};
 use crate::clock;
+
+/// What follows an event's data.
+const END: &[u8] = b"}\n\n";
 
 /// An encoded event. Offsets fit `u32`: an event is bounded by `limits.event_bytes`.
 #[derive(Debug, Clone)]
@@ -19,28 +22,47 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Encodes `parts` behind `prefix`, the JSON up to the seq.
+    /// Encodes an event of a room.
     #[must_use]
-    pub(super) fn encode(prefix: &str, parts: &Parts<'_>) -> Self {
+    pub(super) fn of(room: &RoomKey, parts: &Parts<'_>) -> Self {
+        if room.name().is_internal() { Self::opaque(parts.data) } else { Self::encode(room, parts) }
+    }
+
+    /// What only the daemon itself reads: bytes as they are.
+    fn opaque(data: &[u8]) -> Self {
+        Self { sse: [data, END].concat().into(), line: 0, json: 0, data: 0 }
+    }
+
+    fn encode(room: &RoomKey, parts: &Parts<'_>) -> Self {
         let mut number = itoa::Buffer::new();
         let seq = number.format(parts.seq);
         let texts = parts.kind.len() + parts.key.map_or(0, str::len);
+        let prefix = room.prefix();
         let mut out = String::with_capacity(prefix.len() + 2 * seq.len() + texts + parts.data.len() + 128);
         out.push_str("id: ");
         out.push_str(seq);
         let line = out.len() + 1;
-        out.push_str("\ndata: ");
+        out.push_str(if parts.change { "\nevent: delta\ndata: " } else { "\ndata: " });
         let json = out.len();
-        out.push_str(prefix);
+        if parts.change {
+            out.push_str("{\"type\":\"delta\",\"room\":\"");
+            out.push_str(room.name().as_str());
+            out.push_str("\",\"seq\":");
+        } else {
+            out.push_str(prefix);
+        }
         out.push_str(seq);
-        out.push_str(",\"kind\":");
-        write_json_text(parts.kind, &mut out);
-        out.push_str(",\"priority\":\"");
-        out.push_str(parts.priority.name());
-        out.push_str("\",\"timestamp\":\"");
+        if !parts.change {
+            out.push_str(",\"kind\":");
+            write_json_text(parts.kind, &mut out);
+            out.push_str(",\"priority\":\"");
+            out.push_str(parts.priority.name());
+            out.push('"');
+        }
+        out.push_str(",\"timestamp\":\"");
         clock::write_rfc3339(parts.timestamp_ms, &mut out);
         out.push('"');
-        if let Some(key) = parts.key {
+        if let Some(key) = parts.key.filter(|_| !parts.change) {
             out.push_str(",\"key\":");
             write_json_text(key, &mut out);
         }
@@ -54,7 +76,7 @@ impl Frame {
                 *byte = b' ';
             }
         }
-        out.extend_from_slice(b"}\n\n");
+        out.extend_from_slice(END);
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self { sse: Bytes::from(out), line: offset(line), json: offset(json), data: offset(data) }
     }
@@ -73,6 +95,10 @@ impl Frame {
 
     pub(super) fn data(&self) -> &[u8] {
         &self.sse[self.data as usize..self.sse.len() - 3]
+    }
+
+    pub(super) fn data_bytes(&self) -> Bytes {
+        self.sse.slice(self.data as usize..self.sse.len() - 3)
     }
 }
 
@@ -110,7 +136,10 @@ mod tests {
     fn event(kind: &str, key: Option<&str>, data: &[u8]) -> Event {
         let room = RoomKey::new(RoomName::parse("well:1").unwrap(), Policy::default());
         let (priority, id) = (Lane::High, None);
-        Event::new(&room, &Parts { seq: 42, arrived_ms: 7, timestamp_ms: 7, priority, kind, key, id, data })
+        Event::new(
+            &room,
+            &Parts { seq: 42, arrived_ms: 7, timestamp_ms: 7, priority, kind, key, id, change: false, data },
+        )
     }
 
     #[test]
@@ -121,6 +150,45 @@ mod tests {
         assert_eq!(event.sse(), &format!("id: 42\ndata: {expected}\n\n"));
         assert_eq!(event.sse_without_id(), format!("data: {expected}\n\n"));
         assert_eq!(event.data(), b"{\"a\":1}");
+    }
+
+    #[test]
+    fn a_change_of_state_is_a_delta_and_no_event() {
+        let room = RoomKey::new(RoomName::parse("w").unwrap(), Policy::default());
+        let parts = Parts {
+            seq: 5,
+            arrived_ms: 7,
+            timestamp_ms: 7,
+            priority: Lane::Normal,
+            kind: "delta",
+            key: Some("a"),
+            id: None,
+            change: true,
+            data: b"{\"a\":null}",
+        };
+        let event = Event::new(&room, &parts);
+        let json = r#"{"type":"delta","room":"w","seq":5,"timestamp":"1970-01-01T00:00:00.007Z","data":{"a":null}}"#;
+        assert_eq!((event.json(), event.data()), (json.into(), &parts.data[..]));
+        assert_eq!(event.sse(), &format!("id: 5\nevent: delta\ndata: {json}\n\n"));
+        assert_eq!(event.sse_without_id(), format!("event: delta\ndata: {json}\n\n"));
+    }
+
+    #[test]
+    fn what_only_the_daemon_reads_is_kept_byte_by_byte() {
+        let room = RoomKey::new(RoomName::internal("pipeline:x").unwrap(), Policy::default());
+        let data = b"\n\r\x00\xff";
+        let parts = Parts {
+            seq: 1,
+            arrived_ms: 7,
+            timestamp_ms: 7,
+            priority: Lane::Normal,
+            kind: "k",
+            key: None,
+            id: None,
+            change: false,
+            data,
+        };
+        assert_eq!(Event::new(&room, &parts).data(), data);
     }
 
     #[test]

@@ -339,6 +339,7 @@ trait Incoming<'a>: Deserialize<'a> {
 impl<'a> Incoming<'a> for Native<'a> {
     fn check(self, faults: &mut Faults<'_>) -> NewEvent {
         NewEvent {
+            change: None,
             kind: faults.text("kind", &self.kind, KIND_MAX),
             key: self.key.map(|key| faults.text("key", &key, TEXT_MAX)),
             id: self.id.map(|id| faults.text("id", &id, TEXT_MAX)),
@@ -367,6 +368,7 @@ impl<'a> Incoming<'a> for Cloud<'a> {
             (None, None) => Bytes::from_static(b"null"),
         };
         NewEvent {
+            change: None,
             kind: faults.text("type", &self.kind, KIND_MAX),
             key: self.subject.map(|subject| faults.text("subject", &subject, TEXT_MAX)),
             // By its specification an event is known by its source and id together.

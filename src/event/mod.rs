@@ -73,13 +73,33 @@ pub struct NewEvent {
     pub data: Bytes,
     /// The trace it belongs to, where one is followed.
     pub trace: Option<Arc<Trace>>,
+    /// Where it is a change of the room's state: what the key has from now on.
+    pub change: Option<Box<Change>>,
+}
+
+/// A change of a room's state. The event's data is the merge patch (RFC 7396) that readers apply to the whole table; this is what it comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: SmolStr,
+    /// Its whole value as JSON; `None` if it is gone.
+    pub value: Option<Bytes>,
 }
 
 impl NewEvent {
     /// An ordinary event.
     #[must_use]
     pub fn new(kind: &str, data: Bytes) -> Self {
-        Self { kind: kind.into(), key: None, id: None, priority: Lane::Normal, timestamp_ms: None, data, trace: None }
+        Self {
+            kind: kind.into(),
+            key: None,
+            id: None,
+            priority: Lane::Normal,
+            timestamp_ms: None,
+            data,
+            trace: None,
+            change: None,
+        }
     }
 
     /// Its texts and data, in bytes: what `limits.event_bytes` bounds.
@@ -177,6 +197,8 @@ pub struct Event {
     pub id: Option<SmolStr>,
     /// The trace it belongs to, where one is followed.
     pub trace: Option<Arc<Trace>>,
+    /// Whether it is a change of the room's state.
+    pub change: bool,
     frame: encode::Frame,
 }
 
@@ -191,6 +213,7 @@ pub struct Parts<'a> {
     pub kind: &'a str,
     pub key: Option<&'a str>,
     pub id: Option<&'a str>,
+    pub change: bool,
     pub data: &'a [u8],
 }
 
@@ -209,7 +232,8 @@ impl Event {
             key: parts.key.map(SmolStr::from),
             id: parts.id.map(SmolStr::from),
             trace: None,
-            frame: encode::Frame::encode(room.prefix(), parts),
+            change: parts.change,
+            frame: encode::Frame::of(room, parts),
         }
     }
 
@@ -224,12 +248,13 @@ impl Event {
             kind: &new.kind,
             key: new.key.as_deref(),
             id: new.id.as_deref(),
+            change: new.change.is_some(),
             data: &new.data,
         };
-        let frame = encode::Frame::encode(room.prefix(), &parts);
-        let (room, timestamp_ms) = (room.clone(), parts.timestamp_ms);
+        let frame = encode::Frame::of(room, &parts);
+        let (room, timestamp_ms, change) = (room.clone(), parts.timestamp_ms, parts.change);
         let NewEvent { kind, key, id, priority, trace, .. } = new;
-        Self { room, seq, arrived_ms, numbered_us, timestamp_ms, priority, kind, key, id, trace, frame }
+        Self { room, seq, arrived_ms, numbered_us, timestamp_ms, priority, kind, key, id, trace, change, frame }
     }
 
     /// The event as JSON, as it goes over WebSocket and into answers.
@@ -254,6 +279,12 @@ impl Event {
     #[must_use]
     pub fn data(&self) -> &[u8] {
         self.frame.data()
+    }
+
+    /// The data alone, sharing the event's bytes.
+    #[must_use]
+    pub fn data_bytes(&self) -> Bytes {
+        self.frame.data_bytes()
     }
 
     /// What it weighs in a mailbox and in the tail, in bytes.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// Names that begin so are the daemon's own: nobody can name them from outside.
+const INTERNAL: &str = "_tidegate:";
+
 /// The longest name, in characters.
 pub const NAME_MAX: usize = 200;
 
@@ -15,6 +18,9 @@ pub enum NameError {
     /// A character that is not allowed.
     #[error("a room's name has letters, digits and _ - . : / @ only, this one has {0:?}")]
     Character(char),
+    /// A name of the daemon's own.
+    #[error("names that begin with {INTERNAL} are the daemon's own")]
+    Internal,
     /// A star that is not the last character.
     #[error("a pattern may have one *, at its end")]
     Star,
@@ -31,7 +37,30 @@ impl RoomName {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         check(text)?;
+        if text.starts_with(INTERNAL) { Err(NameError::Internal) } else { Ok(Self(text.into())) }
+    }
+
+    /// A name of the daemon's own, which no client can name and no pattern matches.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn internal(text: &str) -> Result<Self, NameError> {
+        Self::stored(&format!("{INTERNAL}{text}"))
+    }
+
+    /// Reads a name that was checked when it was written down.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn stored(text: &str) -> Result<Self, NameError> {
+        check(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// Whether it is one of the daemon's own.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with(INTERNAL)
     }
 
     /// The name as text.
@@ -99,7 +128,7 @@ impl Pattern {
     pub fn matches(&self, name: &RoomName) -> bool {
         match self {
             Self::Room(room) => room == name,
-            Self::Prefix(prefix) => name.as_str().starts_with(&**prefix),
+            Self::Prefix(prefix) => name.as_str().starts_with(&**prefix) && !name.is_internal(),
         }
     }
 }
@@ -144,5 +173,13 @@ mod tests {
         assert!(Pattern::parse("*").unwrap().matches(&RoomName::parse("x").unwrap()));
         assert_eq!(Pattern::parse("a*b"), Err(NameError::Star));
         assert_eq!(Pattern::parse("a**"), Err(NameError::Star));
+    }
+
+    #[test]
+    fn the_daemons_own_names_cannot_be_named_and_match_no_pattern() {
+        let own = RoomName::internal("pipeline:x").unwrap();
+        assert_eq!(RoomName::parse(own.as_str()), Err(NameError::Internal));
+        assert_eq!(RoomName::stored(own.as_str()), Ok(own.clone()));
+        assert!(!["*", "_tide*", "_tidegate:*"].iter().any(|text| Pattern::parse(text).unwrap().matches(&own)));
     }
 }

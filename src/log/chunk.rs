@@ -5,7 +5,7 @@
 //! sections as they are (version 1), or compressed as one LZ4 block behind their length, 4 bytes little-endian (version 2), where that saves a tenth
 //! section  name length · name · the room's very first seq · first seq · count · arrival of the first (ms) · event …
 //! event    flags · arrival since the previous one (ms) · [timestamp − arrival, zigzag] · [kind] · [key] · [id] · data
-//! flags    bits 0–1 lane · 2 the kind is the previous one's · 3 has a key · 4 has an id · 5 the timestamp is the arrival
+//! flags    bits 0–1 lane · 2 the kind is the previous one's · 3 has a key · 4 has an id · 5 the timestamp is the arrival · 6 is a change of state
 //! ```
 //! Offsets count in the chunk as it is before it is compressed. Numbers are LEB128, texts and data are preceded by their length. A section's seqs are consecutive. A section can be read alone, from its offset in the chunk:
 //! rooms are named in each one, which costs some bytes a section and saves a dictionary that could be lost.
@@ -27,6 +27,7 @@ const SAME_KIND: u8 = 1 << 2;
 const HAS_KEY: u8 = 1 << 3;
 const HAS_ID: u8 = 1 << 4;
 const ARRIVAL_TIME: u8 = 1 << 5;
+const CHANGE: u8 = 1 << 6;
 
 /// The chunk is not as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,9 @@ impl Builder {
             }
             if event.timestamp_ms == event.arrived_ms {
                 flags |= ARRIVAL_TIME;
+            }
+            if event.change {
+                flags |= CHANGE;
             }
             out.push(flags);
             put(out, event.arrived_ms.saturating_sub(arrived));
@@ -177,7 +181,7 @@ impl<'a> Section<'a> {
     pub(super) fn at(chunk: &'a [u8], offset: usize) -> Result<Self, Damaged> {
         let mut rest = chunk.get(offset..).ok_or(Damaged)?;
         let name = text(take_bytes(&mut rest)?)?;
-        let name = RoomName::parse(name).map_err(|_| Damaged)?;
+        let name = RoomName::stored(name).map_err(|_| Damaged)?;
         let (created, first, count) = (take(&mut rest)?, take(&mut rest)?, take(&mut rest)?);
         let arrived_ms = take(&mut rest)?;
         let count = u32::try_from(count).map_err(|_| Damaged)?;
@@ -208,8 +212,8 @@ impl<'a> Section<'a> {
         self.next += 1;
         self.left -= 1;
         let priority = Lane::ALL[usize::from(flags & 3)];
-        let (arrived_ms, kind) = (self.arrived_ms, self.kind);
-        Ok(Some(Parts { seq, arrived_ms, timestamp_ms, priority, kind, key, id, data }))
+        let (arrived_ms, kind, change) = (self.arrived_ms, self.kind, flags & CHANGE != 0);
+        Ok(Some(Parts { seq, arrived_ms, timestamp_ms, priority, kind, key, id, change, data }))
     }
 }
 
@@ -234,6 +238,7 @@ pub(super) fn parts(event: &Event) -> Parts<'_> {
         kind: &event.kind,
         key: event.key.as_deref(),
         id: event.id.as_deref(),
+        change: event.change,
         data: event.data(),
     }
 }
@@ -311,7 +316,7 @@ mod tests {
             let parts: Vec<Parts<'_>> = made.iter().enumerate().map(|(index, (later, time, lane, kind, key, id, data))| {
                 arrived += later;
                 let (priority, seq) = (Lane::ALL[usize::from(*lane)], first + index as u64);
-                Parts { seq, arrived_ms: arrived, timestamp_ms: *time, priority, kind, key: key.as_deref(), id: id.as_deref(), data }
+                Parts { seq, arrived_ms: arrived, timestamp_ms: *time, priority, kind, key: key.as_deref(), id: id.as_deref(), change: *time % 2 == 0, data }
             }).collect();
             let header = Header { name: RoomName::parse("a:b").unwrap(), created: 5, first, count: u32::try_from(parts.len()).unwrap(), arrived_ms: parts[0].arrived_ms };
             let mut builder = Builder::new();

@@ -310,7 +310,7 @@ fn decode(bytes: &[u8], generation: u32) -> Option<(Contents, u64)> {
     let (written, entries) = (number()?, number()?);
     let mut contents = Vec::new();
     for _ in 0..entries {
-        let name = RoomName::parse(chunk::text(chunk::take_bytes(rest).ok()?).ok()?).ok()?;
+        let name = RoomName::stored(chunk::text(chunk::take_bytes(rest).ok()?).ok()?).ok()?;
         let mut number = || chunk::take(rest).ok();
         let created = number()?;
         let first = number()?;

@@ -239,6 +239,14 @@ impl RoomIndex {
         found
     }
 
+    /// Lets go everything before a seq; what shares a section with it stays.
+    pub fn release(&self, before: u64) {
+        let mut state = self.state.lock();
+        while state.places.front().is_some_and(|front| front.last() < before) {
+            state.pop_front();
+        }
+    }
+
     /// Lets go what retention does not keep; how many events that are.
     pub(super) fn expire(&self, now_ms: u64) -> u64 {
         self.state.lock().let_go(self.retention, now_ms)
@@ -316,7 +324,10 @@ impl Index {
     /// A room's index, made if there is none; `created` is the first seq it will have then.
     pub(super) fn get_or_create(&self, name: &RoomName, created: u64) -> Arc<RoomIndex> {
         let room = self.rooms.entry(name.clone()).or_insert_with(|| {
-            Arc::new(RoomIndex::new(name.clone(), created, self.settings.of(name.namespace()).retention))
+            // What the daemon keeps for itself it lets go itself.
+            let own = name.is_internal();
+            let retention = if own { Retention::default() } else { self.settings.of(name.namespace()).retention };
+            Arc::new(RoomIndex::new(name.clone(), created, retention))
         });
         Arc::clone(&room)
     }

@@ -179,10 +179,12 @@ impl Log {
         self.shared.index.get_or_create(name, created)
     }
 
-    /// The names of all rooms of which the log holds something.
+    /// The names of all rooms of which the log holds something, without the daemon's own.
     #[must_use]
     pub fn rooms(&self) -> Vec<RoomName> {
-        self.shared.index.rooms().iter().filter(|room| room.held().is_some()).map(|room| room.name.clone()).collect()
+        let rooms = self.shared.index.rooms();
+        let shown = rooms.iter().filter(|room| !room.name.is_internal() && room.held().is_some());
+        shown.map(|room| room.name.clone()).collect()
     }
 
     /// Hands events of one room to the writer, in the order of their seqs. Waits no longer than `log.append_timeout` for a place in its queue. With `ack` above

@@ -16,6 +16,7 @@ pub(in crate::edge) fn name(notice: &Notice<'_>) -> &'static str {
     match notice {
         Notice::Welcome { .. } => "welcome",
         Notice::Heartbeat => "heartbeat",
+        Notice::Snapshot { .. } => "snapshot",
         Notice::Gap { .. } => "gap",
         Notice::Dropped { .. } => "dropped",
         Notice::Error { .. } => "error",
@@ -34,7 +35,7 @@ pub(in crate::edge) fn notice(notice: &Notice<'_>, position: &dyn Position, hear
     let mut out = String::with_capacity(160);
     // Writing into a String does not fail.
     match notice {
-        Notice::Welcome { connection, rooms } => {
+        Notice::Welcome { connection, rooms, granted } => {
             let _ = write!(out, "{{\"type\":\"welcome\",\"connection_id\":\"{connection}\",\"rooms\":[");
             for (index, room) in rooms.iter().enumerate() {
                 let comma = if index == 0 { "" } else { "," };
@@ -42,7 +43,22 @@ pub(in crate::edge) fn notice(notice: &Notice<'_>, position: &dyn Position, hear
             }
             out.push_str("],");
             cursor_and_time(position, &mut out);
-            let _ = write!(out, ",\"heartbeat_ms\":{}}}", heartbeat.as_millis());
+            let _ = write!(out, ",\"heartbeat_ms\":{}", heartbeat.as_millis());
+            if let Some(granted) = granted {
+                let _ = write!(out, ",\"granted\":{granted}");
+            }
+            out.push('}');
+        }
+        Notice::Snapshot { room, snapshot } => {
+            // The cursor is the seq up to which every change is in it: of the changes after it none is missing.
+            let _ = write!(
+                out,
+                "{{\"type\":\"snapshot\",\"room\":\"{room}\",\"cursor\":\"{}\",\"keys\":{},\"data\":",
+                snapshot.seq, snapshot.keys
+            );
+            // Its values were JSON and its keys were written as such.
+            out.push_str(&String::from_utf8_lossy(&snapshot.json));
+            out.push('}');
         }
         Notice::Heartbeat => {
             out.push_str("{\"type\":\"heartbeat\",");

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use smallvec::smallvec;
 
+use super::super::contract::aligned;
 use super::super::problem::Problem;
 use super::super::publish::may as may_publish;
 use super::super::stream::{check_cursor, check_rights, parse_patterns};
 use super::Serving;
-use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, parse, start};
+use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, contract, parse, start};
 use super::reply::{Reply, body_error, invalid};
 use crate::audit::Entry;
 use crate::clock;
-use crate::engine::connections::Notice;
+use crate::engine::connections::{Contract, Notice};
 use crate::event::incoming::{BodyLimits, Format, parse as parse_body};
 use crate::event::{Ack, Pattern, RoomName};
 use crate::metrics::record;
@@ -70,16 +71,17 @@ impl Serving {
 
     async fn subscribe(&mut self, id: Option<&str>, command: Subscribe<'_>) -> Result<Option<Reply>, Reply> {
         let patterns = self.patterns(id, &command.rooms)?;
-        let start = start(id, &command)?;
+        let (contract, start) = (contract(id, &command)?, start(id, &command)?);
+        let start = aligned(start, contract.as_deref());
         check_cursor(&patterns, &start).map_err(|problem| invalid(id, &problem))?;
         let identity = self.connection.handler().profile().identity();
         check_rights(&identity.rights, &patterns).map_err(|problem| self.refused("subscribe", id, &problem))?;
         let settings = self.edge.settings();
         let (max, mailbox) = (settings.limits.rooms_per_connection, settings.limits.mailbox_messages);
         let session = self.connection.handler();
-        let gaps = session.join(&patterns, &start).await;
+        let gaps = session.join(&patterns, &start, contract.clone()).await;
         let gaps = gaps.map_err(|error| Reply::problem(id, &error.into()))?;
-        let granted = format!("{{\"mode\":\"every\",\"mailbox_messages\":{mailbox}}}");
+        let granted = contract.as_deref().unwrap_or(&Contract::default()).granted(mailbox);
         let cursor = session.cursor();
         let mut reply = Reply::new("subscribed", id)
             .field("rooms", names(&patterns))
@@ -92,7 +94,7 @@ impl Serving {
         session.dialect().say(reply.into_text());
         // What is missing is told after the answer, as part of the stream.
         let too_many = gaps.too_many;
-        session.tell_gaps(gaps);
+        session.tell_begins(gaps);
         if too_many {
             let message = format!("more than {max} rooms; the others are not followed (limits.rooms_per_connection)");
             session.tell(&Notice::error("too_many_rooms", &message));

@@ -1,12 +1,15 @@
 //! What a WebSocket client may say: commands as they are read, before anybody acts on them. Of untrusted text it makes a command or an answer that says what is wrong.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::contract::Asked;
 use super::super::params::{parse_cursor, parse_since};
 use super::reply::{Reply, invalid};
+use crate::engine::connections::Contract;
 use crate::engine::rooms::StartAt;
 use crate::event::depth::is_deeper_than;
 
@@ -43,6 +46,15 @@ command!(Subscribe {
     #[serde(borrow, default)] after: Option<&'a RawValue>,
     #[serde(borrow, default)] since: Option<Cow<'a, str>>,
     #[serde(default)] tail: Option<u64>,
+    #[serde(borrow, default)] mode: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "fn")] function: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] period: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] every: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] field: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] filter: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] kinds: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default)] priority: Option<Cow<'a, str>>,
+    #[serde(borrow, default)] on_slow: Option<Cow<'a, str>>,
 });
 command!(Unsubscribe { #[serde(borrow)] rooms: Vec<Cow<'a, str>>, });
 command!(Publish {
@@ -132,6 +144,22 @@ fn read<'a, T: Deserialize<'a>>(id: Option<&str>, text: &'a str) -> Result<T, Re
         let place = if path == "." { String::new() } else { format!("{path}: ") };
         Reply::error(id, "invalid_field", &format!("{place}{message}"))
     })
+}
+
+/// How a subscription is to be served, if it says.
+pub(super) fn contract(id: Option<&str>, command: &Subscribe<'_>) -> Result<Option<Arc<Contract>>, Reply> {
+    let asked = Asked {
+        mode: command.mode.clone(),
+        function: command.function.clone(),
+        period: command.period.clone(),
+        every: command.every.clone(),
+        field: command.field.clone(),
+        filter: command.filter.clone(),
+        kinds: command.kinds.clone(),
+        priority: command.priority.clone(),
+        on_slow: command.on_slow.clone(),
+    };
+    asked.contract().map_err(|problem| invalid(id, &problem))
 }
 
 /// Where a subscription begins.

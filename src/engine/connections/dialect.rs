@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::rooms::Gap;
+use crate::engine::rooms::{Gap, Snapshot};
 use crate::event::{Event, RoomName};
 
 /// Something a reader is told beside events.
@@ -15,9 +15,18 @@ pub enum Notice<'a> {
         connection: u64,
         /// What it follows, as it asked.
         rooms: &'a [String],
+        /// How it is served, as JSON, where it asked for something.
+        granted: Option<&'a str>,
     },
     /// The stream lives.
     Heartbeat,
+    /// A room's state: every change up to a seq is in it.
+    Snapshot {
+        /// Where.
+        room: &'a RoomName,
+        /// The state.
+        snapshot: &'a Snapshot,
+    },
     /// Something is missing.
     Gap {
         /// Where.

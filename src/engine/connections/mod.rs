@@ -1,21 +1,24 @@
 //! Connections: one actor for each client, with one bounded mailbox. In come deliveries from rooms, out goes whatever the client's dialect makes of them. Knows no socket and no wire shape.
 //!
-//! [`session`] is the actor, run on the light runner by the task that owns the socket; [`Delivery`] what reaches its mailbox; [`dialect`] the seam to the wire; [`supervisor`] lists, kicks and drains all of them.
+//! [`session`] is the actor, run on the light runner by the task that owns the socket; [`Delivery`] what reaches its mailbox; [`dialect`] the seam to the wire; [`contract`] how a client wants to be served, [`thin`] what gives it fewer events; [`supervisor`] lists, kicks and drains all of them.
 
+pub mod contract;
 pub mod dialect;
 pub mod profile;
 pub mod session;
 pub mod supervisor;
+pub mod thin;
 
 use std::sync::Arc;
 
 use tidegate_actors::{Lane, Mailbox, Message, Policy};
 use tokio::sync::oneshot;
 
-use super::rooms::Joined;
+use super::rooms::{Joined, Snapshot};
 use crate::event::{Event, RoomKey};
 use crate::log::LogError;
 
+pub use contract::Contract;
 pub use dialect::{Dialect, Notice};
 pub use session::Session;
 
@@ -24,6 +27,8 @@ pub use session::Session;
 pub enum Delivery {
     /// An event of a room it follows.
     Event(Arc<Event>),
+    /// The same, for a reader that wants to be treated otherwise than the room's namespace says.
+    EventFor(Arc<Event>, Policy),
     /// Anything else.
     Control(Box<Control>),
 }
@@ -42,6 +47,8 @@ pub enum Control {
         /// The events, or what is wrong.
         outcome: Result<Vec<Arc<Event>>, LogError>,
     },
+    /// The state of a room it follows, where that was not there when it joined.
+    Snapshot(RoomKey, Arc<Snapshot>),
     /// Too many waited for the disk: ask again.
     ReadAgain,
     /// What it has shown ends soon.
@@ -66,6 +73,8 @@ pub enum Closing {
     Kicked,
     /// A room it follows failed for good.
     RoomFailed,
+    /// It could not keep up, and asked to be sent away then.
+    TooSlow,
     /// What it had shown has ended.
     TokenExpired,
     /// What it had shown was taken back.
@@ -80,6 +89,9 @@ impl Closing {
             Self::Stopping => ("stream_unavailable", "the daemon is stopping; come back with your cursor"),
             Self::Kicked => ("kicked", "the connection was ended by an operator"),
             Self::RoomFailed => ("room_failed", "a room failed; come back with your cursor"),
+            Self::TooSlow => {
+                ("too_slow", "the client did not keep up, and asked for on_slow=disconnect; come back with your cursor")
+            }
             Self::TokenExpired => ("token_expired", "the token has ended; come back with a new one and your cursor"),
             Self::TokenRevoked => ("token_revoked", "the credential does not hold any more"),
         }
@@ -90,6 +102,27 @@ impl Delivery {
     /// Tells a reader that follows by pattern of a room it has joined.
     pub(super) fn joined(mailbox: &Mailbox<Self>, joined: Joined) {
         Self::control(mailbox, Control::Joined(joined));
+    }
+
+    /// An event for a reader with a policy of its own, or with the room's.
+    pub(super) fn of(event: &Arc<Event>, policy: Option<Policy>) -> Self {
+        match policy {
+            None => Self::Event(Arc::clone(event)),
+            Some(policy) => Self::EventFor(Arc::clone(event), policy),
+        }
+    }
+
+    /// Gives a reader a room's state that was not there when it joined.
+    pub(super) fn snapshot(mailbox: &Mailbox<Self>, room: RoomKey, snapshot: Arc<Snapshot>) {
+        Self::control(mailbox, Control::Snapshot(room, snapshot));
+    }
+
+    /// The event, if it is one.
+    fn event(&self) -> Option<&Arc<Event>> {
+        match self {
+            Self::Event(event) | Self::EventFor(event, _) => Some(event),
+            Self::Control(_) => None,
+        }
     }
 
     /// Sends a connection what is no event.
@@ -108,44 +141,33 @@ impl Message for Delivery {
     type Stream = RoomKey;
 
     fn lane(&self) -> Lane {
-        match self {
-            Self::Event(event) => event.priority,
-            Self::Control(_) => Lane::Critical,
-        }
+        self.event().map_or(Lane::Critical, |event| event.priority)
     }
 
     fn stream(&self) -> Option<&RoomKey> {
-        match self {
-            Self::Event(event) => Some(&event.room),
-            Self::Control(_) => None,
-        }
+        self.event().map(|event| &event.room)
     }
 
     fn position(&self) -> u64 {
-        match self {
-            Self::Event(event) => event.seq,
-            Self::Control(_) => 0,
-        }
+        self.event().map_or(0, |event| event.seq)
     }
 
     fn bytes(&self) -> usize {
-        match self {
-            Self::Event(event) => event.bytes(),
-            Self::Control(_) => 0,
-        }
+        self.event().map_or(0, |event| event.bytes())
     }
 
     fn policy(&self) -> Policy {
         match self {
             Self::Event(event) => event.room.policy(),
+            // A change is applied to those before it, so none may be left out in its favour.
+            Self::EventFor(event, policy) if event.change => Policy { conflate: false, ..*policy },
+            Self::EventFor(_, policy) => *policy,
             Self::Control(_) => Policy::default(),
         }
     }
 
     fn key(&self) -> Option<&[u8]> {
-        match self {
-            Self::Event(event) => event.key.as_ref().map(|key| key.as_bytes()),
-            Self::Control(_) => None,
-        }
+        // A change is applied to those before it, so it does not take their place.
+        self.event().filter(|event| !event.change).and_then(|event| Some(event.key.as_ref()?.as_bytes()))
     }
 }

@@ -4,11 +4,12 @@
 //! `limits.mailbox_bytes`; what is shed is told to the client. Beginning to follow and falling behind are one thing: the room puts the stream *behind*, the session reads
 //! the history up to where the mailbox says that it is level, and from there the room's events come through the mailbox; so replay joins live without gap, duplicate or reordering.
 //!
-//! `follow` is what joins and leaves rooms, `catch_up` what reads the history, `books` what counts. Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
+//! `follow` is what joins and leaves rooms, `catch_up` what reads the history, `serve` what keeps to the reader's contract, `books` what counts. Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
 
 mod books;
 mod catch_up;
 mod follow;
+mod serve;
 
 use std::collections::VecDeque;
 use std::hash::BuildHasherDefault;
@@ -20,10 +21,11 @@ use tokio::sync::oneshot;
 
 use super::dialect::Position;
 use super::profile::Profile;
-use super::{Closing, Control, Delivery, Dialect, Notice};
+use super::thin::Thin;
+use super::{Closing, Contract, Control, Delivery, Dialect, Notice};
 use crate::clock;
 use crate::engine::rooms::{Gap, Room, Rooms, Subscriber};
-use crate::event::{Event, RoomKey, RoomName, cursor};
+use crate::event::{Event, Pattern, RoomKey, RoomName, cursor};
 use crate::metrics::record::{self, TransportMeter};
 
 pub use books::Seen;
@@ -46,6 +48,37 @@ struct Follow {
     settled: u64,
     /// Told as shed, and still ahead of `settled`.
     told_ahead: u64,
+    /// How it is served, where that is not simply with every event.
+    served: Option<Box<Served>>,
+}
+
+/// How a room is served to a reader that asked for something, or that has its state.
+#[derive(Debug)]
+struct Served {
+    contract: Option<Arc<Contract>>,
+    /// What gives it fewer events.
+    thin: Option<Thin>,
+    /// Changes of the state up to here are in the snapshot that it got.
+    state_seq: u64,
+}
+
+impl Follow {
+    /// Whether waiting events of it give way to newer ones of their key.
+    fn conflates(&self) -> bool {
+        let asked = self.served.as_ref().and_then(|served| served.contract.as_ref()?.terms().policy);
+        asked.unwrap_or(self.room.key().policy()).conflate
+    }
+
+    /// How many of its events are held for their time.
+    fn held(&self) -> u64 {
+        self.served.as_ref().and_then(|served| served.thin.as_ref()).map_or(0, Thin::held)
+    }
+
+    /// Where a reader that broke off now would have to go on: before what is held.
+    fn cursor(&self) -> u64 {
+        let held = self.served.as_ref().and_then(|served| served.thin.as_ref()?.first_held());
+        held.map_or(self.reached, |first| first - 1)
+    }
 }
 
 /// The keys are addresses, which no client chooses, so the hasher needs no secret of its own (and takes no place for one).
@@ -70,6 +103,10 @@ pub struct Session<D: Dialect> {
     /// Whether an answer from the disk is awaited.
     reading: bool,
     closing: Option<Closing>,
+    /// How what it asked for by these patterns is served, where it said.
+    contracts: Option<Box<Vec<(Pattern, Arc<Contract>)>>>,
+    /// When it is woken to let go what it holds, in milliseconds since 1970; 0 for not at all.
+    alarm_ms: u64,
     /// Due to it in rooms that it has left.
     left_due: u64,
     /// Who wants to know how it stands: told at the end of a step, when the books are in order.
@@ -91,10 +128,10 @@ struct Place<'s> {
 impl Position for Place<'_> {
     fn write(&self, out: &mut String) {
         match self.follows.values().next() {
-            Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(only.reached)),
+            Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(only.cursor())),
             // No room yet: whatever comes to be later is wanted from its beginning.
             None => out.push('0'),
-            _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), follow.reached)), out),
+            _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), follow.cursor())), out),
         }
     }
 
@@ -132,6 +169,8 @@ impl<D: Dialect> Session<D> {
             shed: Vec::new(),
             rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
             closing: None,
+            contracts: None,
+            alarm_ms: 0,
             left_due: 0,
             asked: Vec::new(),
         }
@@ -207,8 +246,8 @@ impl<D: Dialect> Session<D> {
         self.tell(&Notice::Gap { room, gap });
     }
 
-    /// Writes an event; `true` if it was one that the reader wants and did not have.
-    fn write(&mut self, event: &Arc<Event>) -> bool {
+    /// Writes an event, if it is one that the reader wants and did not have; how many were written.
+    fn write(&mut self, event: &Arc<Event>) -> u64 {
         // Most follow one room, which needs no look into the map.
         let only = if self.follows.len() == 1 {
             self.follows.get_index_mut(0).filter(|(key, _)| **key == event.room)
@@ -219,22 +258,25 @@ impl<D: Dialect> Session<D> {
             Some((_, follow)) => follow,
             None => match self.follows.get_mut(&event.room) {
                 Some(follow) => follow,
-                None => return false,
+                None => return 0,
             },
         };
         if event.seq <= follow.reached {
-            return false;
+            return 0;
         }
         follow.reached = event.seq;
         books::settle(follow, event.seq, &self.profile.books, self.meter);
         if event.arrived_ms < follow.since_ms {
             self.profile.books.filtered.add(1);
             self.meter.filtered(1);
-            return false;
+            return 0;
+        }
+        if follow.served.is_some() {
+            return self.serve(event);
         }
         let place = Place { follows: &self.follows, alone: self.alone };
         self.dialect.event(event, &place);
-        true
+        1
     }
 
     fn control(&mut self, control: Control, inbox: &mut Inbox<Delivery>) {
@@ -247,6 +289,7 @@ impl<D: Dialect> Session<D> {
                     Err(error) => self.skip_unreadable(&room, &error),
                 }
             }
+            Control::Snapshot(room, snapshot) => self.take_state(&room, &snapshot),
             Control::ReadAgain => self.reading = false,
             Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
             Control::Rights => self.leave_what_is_not_allowed(),
@@ -272,6 +315,7 @@ impl<D: Dialect> Session<D> {
             self.profile.books.shed(run.reason, run.count);
             let (from_seq, to_seq, count) = (run.from, run.to, run.count);
             self.tell(&Notice::Dropped { room, from_seq, to_seq, count, reason });
+            self.renew_state(&run.stream);
         }
     }
 }
@@ -290,12 +334,13 @@ impl<D: Dialect> Handler for Session<D> {
         self.shed.append(&mut batch.shed);
         for delivery in batch.messages.drain(..) {
             match delivery {
-                Delivery::Event(event) => {
+                Delivery::Event(event) | Delivery::EventFor(event, _) => {
                     if !self.shed.is_empty() {
                         self.tell_shed(Some((&event.room, event.seq)));
                     }
-                    if self.write(&event) {
-                        delivered += 1;
+                    let written = self.write(&event);
+                    if written > 0 {
+                        delivered += written;
                         self.note_latency(&event);
                         if let Some(trace) = &event.trace {
                             trace.delivered(event.seq, event.numbered_us, self.subscriber.id, self.meter.name);
@@ -326,6 +371,9 @@ impl<D: Dialect> Handler for Session<D> {
                 // More of the history is there; first what was gathered goes out, then this comes again.
                 inbox.mailbox().tick();
             }
+        }
+        if self.contracts.is_some() {
+            self.let_go_what_is_due(inbox);
         }
         let delivered = self.profile.books.delivered.get() - before;
         if delivered > 0 {

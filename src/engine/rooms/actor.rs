@@ -9,17 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
-use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, OnFull, Reason, Told, Window};
+use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, OnFull, Reason, Told, Window};
 use tokio::sync::oneshot;
 
 use super::history::Start;
 use super::publish::{Publish, PublishError, Receipt};
 use super::recent::Recent;
-use super::room::{Joined, Order, Room, Subscriber};
+use super::room::{Joined, Member, Order, Room, Subscriber, Terms};
 use super::sequencer::Sequencer;
+use super::state::RoomState;
 use super::{ROOM_WINDOW, Rooms};
 use crate::clock;
-use crate::engine::connections::Delivery;
+use crate::engine::connections::{Closing, Delivery};
 use crate::event::{Ack, Event};
 use crate::log::LogError;
 use crate::metrics::record;
@@ -153,6 +154,7 @@ impl RoomActor {
         // A clock that goes back does not take the order of arrival with it.
         let now_ms = (now_us / 1000).max(self.room.arrived_ms.load(Ordering::Relaxed));
         let first = self.sequencer.take(events.len() as u64);
+        self.enter_changes(events);
         let events: SmallVec<[Arc<Event>; 1]> = events
             .drain(..)
             .zip(first..)
@@ -179,6 +181,16 @@ impl RoomActor {
         self.room.note_published(events.len(), now_us);
         self.remember(&events, now_ms);
         events
+    }
+
+    /// Enters changes of the room's state into its table.
+    fn enter_changes(&self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) {
+        let mut changes = events.iter().filter_map(|event| event.change.as_deref()).peekable();
+        if changes.peek().is_some() {
+            let mut state = self.room.state.lock();
+            let state = state.get_or_insert_default();
+            changes.for_each(|change| state.apply(change.clone()));
+        }
     }
 
     fn remember(&mut self, events: &[Arc<Event>], now_ms: u64) {
@@ -233,13 +245,13 @@ impl RoomActor {
             self.note_offered(members.len());
             let many = members.len() > READERS_AT_ONCE;
             if !many {
-                members.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
+                members.iter().for_each(|(id, member)| self.offer(*id, member, &mut closed));
             }
-            many.then(|| members.iter().map(|(id, mailbox)| (*id, mailbox.clone())).collect::<Vec<_>>())
+            many.then(|| members.iter().map(|(id, member)| (*id, member.clone())).collect::<Vec<_>>())
         };
         // A list of its own, because readers come and go while others run in between.
         for some in many.unwrap_or_default().chunks(READERS_AT_ONCE) {
-            some.iter().for_each(|(id, mailbox)| self.offer(*id, mailbox, &mut closed));
+            some.iter().for_each(|(id, member)| self.offer(*id, member, &mut closed));
             tokio::task::yield_now().await;
         }
         for id in closed {
@@ -257,9 +269,12 @@ impl RoomActor {
         self.room.meter.due(self.fresh.len() * readers);
     }
 
-    fn offer(&self, id: u64, mailbox: &Mailbox<Delivery>, closed: &mut Vec<u64>) {
+    fn offer(&self, id: u64, Member { mailbox, terms }: &Member, closed: &mut Vec<u64>) {
         let mut told = Told::default();
-        mailbox.offer_all(self.fresh.iter().map(|event| Delivery::Event(Arc::clone(event))), &mut told);
+        mailbox.offer_all(self.fresh.iter().map(|event| Delivery::of(event, terms.policy)), &mut told);
+        if terms.disconnect && told.shed > 0 {
+            Delivery::close(mailbox, Closing::TooSlow);
+        }
         if told.closed {
             closed.push(id);
         }
@@ -273,10 +288,15 @@ impl RoomActor {
             members.values().cloned().collect()
         };
         let deadline = tokio::time::Instant::now() + self.room.settings().wait;
-        for mailbox in members {
+        for Member { mailbox, terms } in members {
+            if terms != Terms::default() {
+                // It does not want to be waited for.
+                self.offer(0, &Member { mailbox, terms }, &mut Vec::new());
+                continue;
+            }
             for event in &self.fresh {
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                let sent = mailbox.push_wait(Delivery::Event(Arc::clone(event)), left).await;
+                let sent = mailbox.push_wait(Delivery::of(event, None), left).await;
                 if let Err(refused) = sent {
                     mailbox.shed(&refused.message, Reason::TimedOut);
                 }
@@ -285,7 +305,7 @@ impl RoomActor {
     }
 
     /// Takes in a reader. Everything numbered so far has been offered to the others; everything numbered later will be offered to this one too.
-    fn join(&self, subscriber: &Subscriber, start: Start, reply: Option<oneshot::Sender<Joined>>) {
+    fn join(&self, subscriber: &Subscriber, start: Start, terms: Terms, reply: Option<oneshot::Sender<Joined>>) {
         let (room, head) = (&self.room, self.room.head());
         // A reader that has gone meanwhile would never leave; one that is here already keeps its place.
         let already = room.members.lock().contains_key(&subscriber.id);
@@ -295,21 +315,33 @@ impl RoomActor {
         room.used_ms.store(clock::now_ms(), Ordering::Relaxed);
         let (after, gap) = if already { (head, None) } else { room.begin(start) };
         let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
-        let joined = Joined { room: Arc::clone(room), after, since_ms, gap, head, already };
+        // Who goes on from a cursor has the state as it was there, and every change since comes to it.
+        let goes_on = already || matches!(start, Start::After(_)) && gap.is_none() && after > 0;
+        let snapshot = if goes_on { None } else { room.snapshot() };
+        let joined = Joined { room: Arc::clone(room), after, since_ms, gap, head, already, snapshot };
         // Told first: whatever the room sends from here on meets a reader that knows it.
         match reply {
             Some(reply) => drop(reply.send(joined)),
             None => Delivery::joined(&subscriber.mailbox, joined),
         }
         if !already {
-            room.members.lock().insert(subscriber.id, subscriber.mailbox.clone());
+            room.members.lock().insert(subscriber.id, Member { mailbox: subscriber.mailbox.clone(), terms });
             subscriber.mailbox.follow(room.key().clone(), after, head);
+        }
+    }
+
+    /// Takes the table that a pipeline has kept; who came before it was there gets it now.
+    fn take_state(&self, table: Vec<(smol_str::SmolStr, bytes::Bytes)>) {
+        *self.room.state.lock() = Some(RoomState::of(table));
+        let Some(snapshot) = self.room.snapshot() else { return };
+        for member in self.room.members.lock().values() {
+            Delivery::snapshot(&member.mailbox, self.room.key().clone(), Arc::clone(&snapshot));
         }
     }
 
     fn retire(&self, inbox: &Inbox<Order>) {
         let room = &self.room;
-        room.members.lock().retain(|_, mailbox| !mailbox.is_closed());
+        room.members.lock().retain(|_, member| !member.mailbox.is_closed());
         let idle_ms = clock::now_ms().saturating_sub(room.used_ms.load(Ordering::Relaxed));
         let idle = u128::from(idle_ms) >= room.settings().idle_after.as_millis();
         // What only this memory holds keeps the room in it.
@@ -317,7 +349,8 @@ impl RoomActor {
             Some(index) => index.logged() >= room.head(),
             None => room.tail.lock().is_empty(),
         };
-        if idle && kept_elsewhere && room.subscribers() == 0 {
+        let stateless = room.state.lock().is_none();
+        if idle && stateless && kept_elsewhere && room.subscribers() == 0 {
             // If it closes, pushes are refused from here on, and come again to the room's successor.
             let _ = inbox.mailbox().close_if_empty();
         }
@@ -330,9 +363,9 @@ impl Handler for RoomActor {
 
     async fn started(&mut self) -> Result<(), Fault> {
         let head = self.room.head();
-        for mailbox in self.room.members.lock().values() {
+        for member in self.room.members.lock().values() {
             // After a failure: what was numbered and not delivered is read from the history.
-            mailbox.follow(self.room.key().clone(), 0, head);
+            member.mailbox.follow(self.room.key().clone(), 0, head);
         }
         Ok(())
     }
@@ -346,9 +379,13 @@ impl Handler for RoomActor {
         for order in batch.messages.drain(..) {
             match order {
                 Order::Publish(publish) => self.publish(publish).await,
-                Order::Join { subscriber, start, reply } => {
+                Order::Join { subscriber, start, terms, reply } => {
                     self.deliver().await;
-                    self.join(&subscriber, start, reply);
+                    self.join(&subscriber, start, terms, reply);
+                }
+                Order::State(table) => {
+                    self.deliver().await;
+                    self.take_state(table);
                 }
                 Order::Retire => retire = true,
             }

@@ -10,21 +10,26 @@ mod rate;
 mod recent;
 pub mod room;
 mod sequencer;
+mod state;
 pub mod tail;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 use tidegate_actors::{Bounds, Child, Mailbox, OnFull, Refused, Supervisor, Window};
 use tokio::sync::oneshot;
 
 pub use history::{Gap, Start, Step};
 pub use publish::{Publish, PublishError, Receipt};
-pub use room::{Joined, Order, Room, Subscriber};
+pub use room::{Joined, Order, Room, Subscriber, Terms};
+pub use sequencer::Sequencer;
+pub use state::Snapshot;
 
 use crate::engine::connections::{Closing, Delivery};
 use crate::event::{Cursor, Pattern, RoomName};
@@ -44,7 +49,7 @@ pub struct Rooms(Arc<Registry>);
 struct Registry {
     rooms: DashMap<RoomName, Arc<Room>, ahash::RandomState>,
     /// Who follows by pattern; new rooms are matched against these.
-    watchers: Mutex<Vec<(Pattern, Arc<Subscriber>)>>,
+    watchers: Mutex<Vec<(Pattern, Arc<Subscriber>, Terms)>>,
     settings: Arc<Settings>,
     log: Log,
     supervisor: Supervisor,
@@ -172,9 +177,9 @@ impl Rooms {
         };
         // Its followers come first: their wishes are in its mailbox before anybody else can know the room.
         let watchers = self.0.watchers.lock().clone();
-        for (_, subscriber) in watchers.into_iter().filter(|(pattern, _)| pattern.matches(name)) {
+        for (_, subscriber, terms) in watchers.into_iter().filter(|(pattern, ..)| pattern.matches(name)) {
             let start = Start::After(room.head());
-            let order = Order::Join { subscriber, start, reply: None };
+            let order = Order::Join { subscriber, start, terms, reply: None };
             // The mailbox is new and takes orders of this kind whatever it holds.
             let _ = room.mailbox().answer(order);
         }
@@ -206,8 +211,8 @@ impl Rooms {
 
     /// A room whose actor failed too often: its readers are sent away, to come back with their cursors to its successor.
     fn give_up(&self, room: &Arc<Room>) {
-        for mailbox in room.members.lock().values() {
-            Delivery::close(mailbox, Closing::RoomFailed);
+        for member in room.members.lock().values() {
+            Delivery::close(&member.mailbox, Closing::RoomFailed);
         }
         self.remove(room);
     }
@@ -267,6 +272,7 @@ impl Rooms {
         subscriber: &Arc<Subscriber>,
         patterns: &[Pattern],
         start: &StartAt,
+        terms: Terms,
         rooms_max: usize,
         may: &(dyn Fn(&RoomName) -> bool + Sync),
     ) -> Result<Followed, PublishError> {
@@ -277,7 +283,7 @@ impl Rooms {
                 Pattern::Room(name) => wanted.push((name.clone(), start.named(name, alone))),
                 Pattern::Prefix(_) => {
                     // First watch, then look: a room that comes to be in between is seen by one of the two.
-                    self.watch(pattern, subscriber);
+                    self.watch(pattern, subscriber, terms);
                     // Also rooms whose first event is still on its way.
                     wanted.extend(self.matching(pattern, |_| true).into_iter().map(|name| {
                         let start = start.matched(&name);
@@ -292,7 +298,7 @@ impl Rooms {
         wanted.truncate(rooms_max);
         let (mut waiting, mut fault) = (Vec::with_capacity(wanted.len()), None);
         for (name, start) in wanted {
-            match self.join(subscriber, &name, start).await {
+            match self.join(subscriber, &name, start, terms).await {
                 Ok(answer) => waiting.push(answer),
                 Err(error) => {
                     fault = Some(error);
@@ -321,12 +327,13 @@ impl Rooms {
         subscriber: &Arc<Subscriber>,
         name: &RoomName,
         start: Start,
+        terms: Terms,
     ) -> Result<oneshot::Receiver<Joined>, PublishError> {
         for _ in 0..RETIRING_TRIES {
             let room = self.get_or_create(name)?;
             let (reply, answer) = oneshot::channel();
             let (subscriber, reply) = (Arc::clone(subscriber), Some(reply));
-            let order = Order::Join { subscriber, start, reply };
+            let order = Order::Join { subscriber, start, terms, reply };
             match room.mailbox().push_wait(order, JOIN_WAIT).await {
                 Ok(_) => return Ok(answer),
                 Err(Refused { why: tidegate_actors::Full::Closed, .. }) => tokio::time::sleep(RETIRING_PAUSE).await,
@@ -336,16 +343,34 @@ impl Rooms {
         Err(PublishError::Failed)
     }
 
-    fn watch(&self, pattern: &Pattern, subscriber: &Arc<Subscriber>) {
+    /// Gives a room the table that a pipeline has kept of it: what it held before a restart.
+    ///
+    /// # Errors
+    /// A room that does not take it now.
+    pub async fn restore_state(&self, name: &RoomName, table: Vec<(SmolStr, Bytes)>) -> Result<(), PublishError> {
+        let mut order = Order::State(table);
+        for _ in 0..RETIRING_TRIES {
+            let room = self.get_or_create(name)?;
+            match room.mailbox().push_wait(order, JOIN_WAIT).await {
+                Ok(_) => return Ok(()),
+                Err(Refused { message, why: tidegate_actors::Full::Closed }) => order = message,
+                Err(_) => return Err(PublishError::RoomFull),
+            }
+            tokio::time::sleep(RETIRING_PAUSE).await;
+        }
+        Err(PublishError::Failed)
+    }
+
+    fn watch(&self, pattern: &Pattern, subscriber: &Arc<Subscriber>, terms: Terms) {
         let mut watchers = self.0.watchers.lock();
-        if !watchers.iter().any(|(other, watcher)| watcher.id == subscriber.id && other == pattern) {
-            watchers.push((pattern.clone(), Arc::clone(subscriber)));
+        if !watchers.iter().any(|(other, watcher, _)| watcher.id == subscriber.id && other == pattern) {
+            watchers.push((pattern.clone(), Arc::clone(subscriber), terms));
         }
     }
 
     /// Takes back a reader's patterns; all of them with `None`.
     pub fn unwatch(&self, subscriber: u64, patterns: Option<&[Pattern]>) {
-        self.0.watchers.lock().retain(|(pattern, watcher)| {
+        self.0.watchers.lock().retain(|(pattern, watcher, _)| {
             watcher.id != subscriber || patterns.is_some_and(|patterns| !patterns.contains(pattern))
         });
     }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
+use smol_str::SmolStr;
 use tidegate_actors::{Mailbox, Message, Policy};
 use tokio::sync::oneshot;
 
@@ -12,6 +14,7 @@ use super::history::{Gap, Start};
 use super::order_policy;
 use super::publish::Publish;
 use super::rate::Rate;
+use super::state::{RoomState, Snapshot};
 use super::tail::Tail;
 use crate::clock;
 use crate::engine::connections::Delivery;
@@ -31,7 +34,9 @@ pub struct Room {
     pub(super) tail: Mutex<Tail>,
     pub(super) tails_bytes: Arc<AtomicUsize>,
     /// Its readers by id. The room's actor walks them under this lock, which is never held across an await.
-    pub(super) members: Mutex<IndexMap<u64, Mailbox<Delivery>, ahash::RandomState>>,
+    pub(super) members: Mutex<IndexMap<u64, Member, ahash::RandomState>>,
+    /// The table that a pipeline keeps of it, if one does.
+    pub(super) state: Mutex<Option<RoomState>>,
     /// The last seq given out, 0 if none.
     pub(super) head: AtomicU64,
     /// The last seq that was offered to the readers. Written under their lock.
@@ -60,6 +65,22 @@ pub struct Subscriber {
     pub mailbox: Mailbox<Delivery>,
 }
 
+/// How a reader wants to be treated when its mailbox is full, where that is not as the room's namespace says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// What happens to the room's events.
+    pub policy: Option<Policy>,
+    /// Whether it is sent away instead.
+    pub disconnect: bool,
+}
+
+/// A reader of a room.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) mailbox: Mailbox<Delivery>,
+    pub(super) terms: Terms,
+}
+
 /// A room that a reader has joined.
 #[derive(Debug)]
 pub struct Joined {
@@ -75,6 +96,8 @@ pub struct Joined {
     pub head: u64,
     /// Whether the reader followed it before: then nothing has changed.
     pub already: bool,
+    /// The room's state at that moment, unless the reader goes on from where it has it.
+    pub snapshot: Option<Arc<Snapshot>>,
 }
 
 /// What a room's actor is sent.
@@ -88,9 +111,13 @@ pub enum Order {
         subscriber: Arc<Subscriber>,
         /// Where it wants to begin.
         start: Start,
+        /// How it wants to be treated.
+        terms: Terms,
         /// Where the answer goes.
         reply: Option<oneshot::Sender<Joined>>,
     },
+    /// The table that a pipeline has kept of the room so far.
+    State(Vec<(SmolStr, Bytes)>),
     /// Retire if nobody needs the room.
     Retire,
 }
@@ -101,12 +128,13 @@ impl Message for Order {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish(publish) => publish.bytes(),
+            Self::State(table) => table.iter().map(|(key, value)| key.len() + value.len()).sum(),
             Self::Join { .. } | Self::Retire => 0,
         }
     }
 
     fn policy(&self) -> Policy {
-        order_policy(matches!(self, Self::Join { .. }))
+        order_policy(matches!(self, Self::Join { .. } | Self::State(_)))
     }
 }
 
@@ -133,6 +161,7 @@ impl Room {
             tail: Mutex::default(),
             tails_bytes,
             members: Mutex::default(),
+            state: Mutex::default(),
             head: AtomicU64::new(head),
             offered: AtomicU64::new(head),
             created: AtomicU64::new(held.map_or(0, |held| held.created)),
@@ -173,6 +202,26 @@ impl Room {
     #[must_use]
     pub fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
+    }
+
+    /// Its state, if a pipeline keeps one: every change up to the snapshot's seq is in it.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        // Asked before the table is looked at: what comes in between is in it too, and changes may be applied twice.
+        let head = self.head();
+        self.state.lock().as_mut().map(|state| state.snapshot(head))
+    }
+
+    /// The state of one key as JSON: the first `None` if the room has no state, the second if there is no such key.
+    #[must_use]
+    pub fn state_of(&self, key: &str) -> Option<Option<Bytes>> {
+        self.state.lock().as_ref().map(|state| state.get(key))
+    }
+
+    /// How many keys its state has, and their bytes.
+    #[must_use]
+    pub fn state_size(&self) -> Option<(usize, usize)> {
+        self.state.lock().as_ref().map(RoomState::size)
     }
 
     /// How many readers follow it.

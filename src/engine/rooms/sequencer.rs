@@ -6,13 +6,14 @@ use crate::clock;
 
 /// Numbers a room's events.
 #[derive(Debug)]
-pub(super) struct Sequencer {
+pub struct Sequencer {
     next: u64,
 }
 
 impl Sequencer {
     /// Goes on after `last`, the highest number known to be given out (0 for a new room). After a stop that was not clean there may have been higher ones, and the clock is above them all.
-    pub(super) fn after(last: u64, floor: u64, clean: bool) -> Self {
+    #[must_use]
+    pub fn after(last: u64, floor: u64, clean: bool) -> Self {
         let now = clock::now_us();
         let next = match (last, clean) {
             (0, _) => now.max(floor + 1),
@@ -23,7 +24,7 @@ impl Sequencer {
     }
 
     /// Takes so many numbers and returns the first.
-    pub(super) fn take(&mut self, count: u64) -> u64 {
+    pub fn take(&mut self, count: u64) -> u64 {
         let first = self.next;
         self.next += count;
         first

@@ -40,7 +40,7 @@ pub(super) fn settle(follow: &mut Follow, seq: u64, books: &Books, meter: &Trans
         let told = follow.told_ahead.min(skipped);
         follow.told_ahead -= told;
         let rest = skipped - told;
-        if rest > 0 && follow.room.key().policy().conflate {
+        if rest > 0 && follow.conflates() {
             books.conflated.add(rest);
             meter.conflated(rest);
         } else if rest > 0 {
@@ -78,12 +78,14 @@ pub(super) fn leave(mut follow: Follow, subscriber: u64, books: &Books, meter: &
     let offered = follow.room.leave(subscriber);
     begin(&mut follow);
     let reached = follow.settled + follow.told_ahead;
-    meter.abandoned(offered.saturating_sub(reached));
+    // What is held for its time comes to nobody.
+    let held = follow.held();
+    meter.abandoned(offered.saturating_sub(reached) + held);
     // Read from the history before the room had offered it, which it now will not.
     let early = reached.saturating_sub(offered.max(follow.joined_at));
     books.replayed.add(early);
     meter.replayed(early);
-    reached - follow.joined_at - early
+    (reached - follow.joined_at - early).saturating_sub(held)
 }
 
 impl<D: Dialect> Session<D> {
@@ -98,7 +100,7 @@ impl<D: Dialect> Session<D> {
             // What is read from the history may be ahead of what was offered.
             let reached = (follow.settled + follow.told_ahead).max(joined_at);
             due += offered.max(reached).saturating_sub(joined_at);
-            waiting += offered.saturating_sub(reached);
+            waiting += offered.saturating_sub(reached) + follow.held();
         }
         let totals = self.profile.books.totals();
         Seen { cursor: self.cursor(), following: self.follows.len(), due, waiting, totals }

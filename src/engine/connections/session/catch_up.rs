@@ -27,6 +27,7 @@ impl<D: Dialect> Session<D> {
         books::settle_gap(follow, gap.first_seq - 1, &self.profile.books, self.meter);
         let room = Arc::clone(&follow.room);
         self.tell_gap(room.name(), gap);
+        self.renew_state(key);
         true
     }
 
@@ -45,7 +46,7 @@ impl<D: Dialect> Session<D> {
             None if self.step_over_gap(key, None) => reached = 0,
             _ => {}
         }
-        let delivered = events.iter().filter(|event| self.write(event)).count() as u64;
+        let delivered: u64 = events.iter().map(|event| self.write(event)).sum();
         self.profile.books.delivered.add(delivered);
         if let Some(follow) = self.follows.get(key)
             && (!events.is_empty() || reached == 0)
@@ -73,6 +74,7 @@ impl<D: Dialect> Session<D> {
         books::settle_gap(follow, tail_begins - 1, &self.profile.books, self.meter);
         let room = follow.room.name().clone();
         self.tell_gap(&room, gap);
+        self.renew_state(key);
     }
 
     /// Takes one step in the history of the next room that is behind.

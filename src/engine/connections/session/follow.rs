@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use tidegate_actors::{Inbox, Level};
 
-use super::super::{Delivery, Dialect, Notice};
-use super::{Follow, Session, books};
-use crate::engine::rooms::{Gap, Joined, PublishError, StartAt};
+use super::super::{Contract, Delivery, Dialect, Notice};
+use super::{Follow, Served, Session, books};
+use crate::engine::connections::thin::Thin;
+use crate::engine::rooms::{Gap, Joined, PublishError, Snapshot, StartAt, Terms};
 use crate::event::{Pattern, RoomKey, RoomName};
 
 /// What a reader that joins cannot have.
 #[derive(Debug)]
 pub struct Missed {
-    gaps: Vec<(RoomName, Gap)>,
+    /// In each room, what it misses, and the state that it has to begin with.
+    begins: Vec<(RoomName, Option<Gap>, Option<Arc<Snapshot>>)>,
     /// Rooms that it followed before: there nothing has changed.
     pub already: Vec<RoomName>,
     /// Whether there were more rooms than it may follow.
@@ -33,12 +35,20 @@ impl<D: Dialect> Session<D> {
     ///
     /// # Errors
     /// Where a room does not take readers now.
-    pub async fn begin(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Begun, PublishError> {
-        let missed = self.join(patterns, start).await?;
+    pub async fn begin(
+        &mut self,
+        patterns: &[Pattern],
+        start: &StartAt,
+        contract: Option<Arc<Contract>>,
+    ) -> Result<Begun, PublishError> {
+        let granted = contract.as_ref().map(|contract| contract.granted(self.mailbox().bounds().messages));
+        let missed = self.join(patterns, start, contract).await?;
         let rooms: Vec<String> = self.profile.patterns().iter().map(ToString::to_string).collect();
-        self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms });
-        let begun = Begun { gaps: !missed.gaps.is_empty(), too_many: missed.too_many };
-        self.tell_gaps(missed);
+        let granted = granted.as_deref();
+        self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms, granted });
+        let gaps = missed.begins.iter().any(|(_, gap, _)| gap.is_some());
+        let begun = Begun { gaps, too_many: missed.too_many };
+        self.tell_begins(missed);
         Ok(begun)
     }
 
@@ -46,41 +56,80 @@ impl<D: Dialect> Session<D> {
     ///
     /// # Errors
     /// Where a room does not take readers now; everything is as it was then.
-    pub async fn join(&mut self, patterns: &[Pattern], start: &StartAt) -> Result<Missed, PublishError> {
+    pub async fn join(
+        &mut self,
+        patterns: &[Pattern],
+        start: &StartAt,
+        contract: Option<Arc<Contract>>,
+    ) -> Result<Missed, PublishError> {
         let left = (self.rooms_max as usize).saturating_sub(self.follows.len());
         let before = self.profile.patterns();
         let new: Vec<Pattern> = patterns.iter().filter(|pattern| !before.contains(pattern)).cloned().collect();
         self.alone = self.profile.set_patterns(|all| all.extend(new.iter().cloned()));
         let identity = self.profile.identity();
         let may = |name: &RoomName| identity.rights.may_read(name);
-        let followed = match self.rooms.follow(&self.subscriber, patterns, start, left, &may).await {
+        let terms = contract.as_ref().map_or(Terms::default(), |contract| contract.terms());
+        // Before the rooms hear of it: what they send finds its contract here.
+        self.enter_contract(&new, contract.as_ref());
+        let followed = match self.rooms.follow(&self.subscriber, patterns, start, terms, left, &may).await {
             Ok(followed) => followed,
             Err(error) => {
                 self.alone = self.profile.set_patterns(|all| all.retain(|pattern| !new.contains(pattern)));
                 self.rooms.unwatch(self.subscriber.id, Some(&new));
+                self.forget_contracts(&new);
                 return Err(error);
             }
         };
-        let mut missed = Missed { gaps: Vec::new(), already: Vec::new(), too_many: followed.too_many };
+        let live = matches!(start, StartAt::Live);
+        let mut missed = Missed { begins: Vec::new(), already: Vec::new(), too_many: followed.too_many };
         for joined in followed.joined {
             if joined.already {
                 // Where it stands does not change. If it came by a pattern just now, its own word is still in the mailbox.
                 missed.already.push(joined.room.name().clone());
                 continue;
             }
-            missed.gaps.extend(joined.gap.map(|gap| (joined.room.name().clone(), gap)));
-            self.enter(joined);
+            if joined.gap.is_some() || joined.snapshot.is_some() {
+                missed.begins.push((joined.room.name().clone(), joined.gap, joined.snapshot.clone()));
+            }
+            self.enter(joined, live);
         }
         // Most readers follow one room for ever, and there are many of them.
         self.follows.shrink_to_fit();
         Ok(missed)
     }
 
-    /// Tells what is missing at the beginning.
-    pub fn tell_gaps(&mut self, missed: Missed) {
-        for (room, gap) in missed.gaps {
-            self.tell_gap(&room, gap);
+    /// Tells what is missing at the beginning, and the state that there is to begin with.
+    pub fn tell_begins(&mut self, missed: Missed) {
+        for (room, gap, snapshot) in missed.begins {
+            if let Some(gap) = gap {
+                self.tell_gap(&room, gap);
+            }
+            if let Some(snapshot) = snapshot {
+                self.tell(&Notice::Snapshot { room: &room, snapshot: &snapshot });
+            }
         }
+    }
+
+    /// Remembers how what these patterns match is to be served.
+    fn enter_contract(&mut self, patterns: &[Pattern], contract: Option<&Arc<Contract>>) {
+        if let Some(contract) = contract {
+            let contracts = self.contracts.get_or_insert_default();
+            contracts.extend(patterns.iter().map(|pattern| (pattern.clone(), Arc::clone(contract))));
+        }
+    }
+
+    fn forget_contracts(&mut self, patterns: &[Pattern]) {
+        if let Some(contracts) = &mut self.contracts {
+            contracts.retain(|(pattern, _)| !patterns.contains(pattern));
+        }
+    }
+
+    /// How a room is to be served: by name goes before by pattern, and what was asked for first before what came later.
+    fn contract_of(&self, room: &RoomName) -> Option<Arc<Contract>> {
+        let contracts = self.contracts.as_ref()?;
+        let by_name = contracts.iter().find(|(pattern, _)| matches!(pattern, Pattern::Room(name) if name == room));
+        let found = by_name.or_else(|| contracts.iter().find(|(pattern, _)| pattern.matches(room)));
+        found.map(|(_, contract)| Arc::clone(contract))
     }
 
     /// Stops following; what was gathered stays.
@@ -91,6 +140,7 @@ impl<D: Dialect> Session<D> {
         let still = |key: &RoomKey| left.iter().any(|pattern| pattern.matches(key.name()));
         let gone: Vec<RoomKey> = self.follows.keys().filter(|key| !still(key)).cloned().collect();
         gone.iter().for_each(|key| self.leave(key));
+        self.forget_contracts(patterns);
     }
 
     /// What it may do has changed: rooms that it may not read any more are left, and it is told which.
@@ -117,8 +167,14 @@ impl<D: Dialect> Session<D> {
         self.behind.retain(|other| other != key);
     }
 
-    fn enter(&mut self, joined: Joined) {
+    fn enter(&mut self, joined: Joined, live: bool) {
         let key = joined.room.key().clone();
+        let contract = self.contract_of(joined.room.name());
+        let state_seq = joined.snapshot.as_ref().map_or(0, |snapshot| snapshot.seq);
+        let served = (contract.is_some() || state_seq > 0).then(|| {
+            let thin = contract.as_ref().and_then(|contract| Thin::of(contract, live));
+            Box::new(Served { contract, thin, state_seq })
+        });
         // Joined twice, by name and by pattern: the first place holds.
         self.follows.entry(key).or_insert(Follow {
             room: joined.room,
@@ -127,6 +183,7 @@ impl<D: Dialect> Session<D> {
             joined_at: joined.head,
             settled: joined.head,
             told_ahead: 0,
+            served,
         });
     }
 
@@ -154,11 +211,13 @@ impl<D: Dialect> Session<D> {
             }
             return;
         }
-        let (gap, after) = (joined.gap, joined.after);
-        self.enter(joined);
-        if let Some(gap) = gap {
-            self.tell_gap(room.name(), gap);
-        }
+        let (gap, after, snapshot) = (joined.gap, joined.after, joined.snapshot.clone());
+        self.enter(joined, true);
+        self.tell_begins(Missed {
+            begins: vec![(room.name().clone(), gap, snapshot)],
+            already: Vec::new(),
+            too_many: false,
+        });
         // Whether it begins behind may have been told before the room was known.
         if !self.behind.contains(&key) && inbox.level(&key, after) != Level::Live {
             self.behind.push_back(key);

@@ -1,0 +1,169 @@
+//! A pipeline as its file says it: where its events come from, its steps, where they go. Read whole, with every fault at its place.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::chain::{Chain, Step};
+use super::operators;
+use super::section::{Fault, Section, Source};
+use super::template::{StateRules, Target};
+use crate::event::{Pattern, RoomName};
+use toml::de::DeTable;
+
+/// How often a pipeline's rejected events are reported, in milliseconds, if it does not say.
+const REPORT_MS: u64 = 60_000;
+/// Rooms that sources publish to.
+const SOURCES: [(&str, &str); 2] = [("host", "host:*"), ("generator", "demo:*")];
+
+/// A pipeline.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name: that of its file.
+    pub name: String,
+    /// Its file, as it was named.
+    pub file: String,
+    /// The file's text.
+    pub text: String,
+    /// The rooms it works on.
+    pub from: Vec<Pattern>,
+    /// Whether it begins, the first time, with what the rooms hold already.
+    pub from_beginning: bool,
+    /// Whether it runs.
+    pub enabled: bool,
+    /// Where events go that cannot be worked on.
+    pub dead_letter: Option<RoomName>,
+    /// How often they are reported, in milliseconds.
+    pub report_ms: u64,
+    /// Where its events can go, as far as that can be said.
+    pub to: Vec<Pattern>,
+    /// Rooms that its steps look into beside.
+    pub beside: Vec<Pattern>,
+    /// Its steps and outputs.
+    pub chain: Chain,
+}
+
+impl Definition {
+    /// Reads a pipeline's file. `directory` is where files that it names are looked for.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn read(name: &str, file: &str, text: &str, directory: Option<&Path>) -> Result<Self, Vec<Fault>> {
+        let source = Source::new(file, text, directory);
+        let table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(error) => {
+                source.fault(&error.span().unwrap_or(0..0), error.message());
+                return Err(source.into_faults());
+            }
+        };
+        // The same text once more without places: what a step's settings are, whatever its comments and spaces.
+        let plain: toml::Table = toml::from_str(text).unwrap_or_default();
+        let definition = read(&source, &table, &plain, name, text);
+        match definition {
+            Some(definition) if !source.is_faulty() => Ok(definition),
+            _ => Err(source.into_faults()),
+        }
+    }
+}
+
+fn read(
+    source: &Source<'_>,
+    table: &toml::Spanned<DeTable<'_>>,
+    plain: &toml::Table,
+    name: &str,
+    text: &str,
+) -> Option<Definition> {
+    let mut file = Section::new(source, table.get_ref(), 0..0, "the file");
+    let mut head = match file.section("pipeline") {
+        Some(head) => head,
+        None => {
+            if !file.has("pipeline") {
+                source.fault(&(0..0), "the table [pipeline] is missing, with from = \"a room\"");
+            }
+            return None;
+        }
+    };
+    head.rename("pipeline");
+    let mut from = head.patterns("from");
+    from.extend(sources(&mut head));
+    if from.is_empty() && !head.has("from") {
+        head.fault("from", "is missing; expected rooms and patterns, such as [\"host:cpu\", \"well:*\"]");
+    }
+    let from_beginning = head.choice("start", &["now", "beginning"], Some("now")) == "beginning";
+    let enabled = head.flag("enabled", true);
+    let dead_letter = head.room_if_given("dead_letter");
+    let dead_letter = dead_letter.unwrap_or_else(|| RoomName::parse(&format!("dead-letter:{name}")).ok());
+    let report_ms = head.time_or("report_every", REPORT_MS);
+    // Only for people.
+    let _ = head.text_if_given("description");
+    head.finish();
+    let mut to: Vec<Pattern> = dead_letter.iter().cloned().map(Pattern::Room).collect();
+    let mut steps = Vec::new();
+    let plain = plain.get("step").and_then(toml::Value::as_array);
+    for (at, mut section) in file.sections("step").into_iter().enumerate() {
+        let settings = plain.and_then(|steps| steps.get(at)).map(ToString::to_string).unwrap_or_default();
+        if let Some((op, operator)) = operators::read(&mut section) {
+            to.extend(operator.targets().iter().filter_map(|target| target.room.rooms().ok()));
+            steps.push(Step { op, settings, operator });
+        }
+        section.finish();
+    }
+    let mut outputs = Vec::new();
+    for (number, mut section) in file.sections("output").into_iter().enumerate() {
+        outputs.extend(target(&mut section, number).map(Arc::new));
+        section.finish();
+    }
+    let routed = steps.iter().any(|step| !step.operator.targets().is_empty());
+    if outputs.is_empty() && !routed && !source.is_faulty() {
+        source.fault(&(0..0), "there is no [[output]]: nothing would come of this pipeline");
+    }
+    to.extend(outputs.iter().filter_map(|target| target.room.rooms().ok()));
+    let beside = steps.iter().filter_map(|step| step.operator.beside()).cloned().collect();
+    file.finish();
+    let chain = Chain::new(source.paths().extractor(), steps, outputs);
+    Some(Definition {
+        name: name.to_owned(),
+        file: source.file().to_owned(),
+        text: text.to_owned(),
+        from,
+        from_beginning,
+        enabled,
+        dead_letter,
+        report_ms,
+        to,
+        beside,
+        chain,
+    })
+}
+
+/// Rooms of sources that are named as such.
+fn sources(head: &mut Section<'_, '_>) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for name in head.texts("sources") {
+        match SOURCES.iter().find(|(known, _)| *known == name) {
+            Some((_, rooms)) => patterns.extend(Pattern::parse(rooms).ok()),
+            None => head.fault(
+                "sources",
+                format!("there is no source {name:?} with rooms of its own; there are: host, generator"),
+            ),
+        }
+    }
+    patterns
+}
+
+/// Reads an output: where events go.
+pub(super) fn target(section: &mut Section<'_, '_>, number: usize) -> Option<Target> {
+    let room = section.template("room");
+    if let Some(Err(error)) = room.as_ref().map(super::template::Template::rooms) {
+        section.fault("room", error);
+    }
+    let (kind, key) = (section.template_if_given("kind"), section.template_if_given("key"));
+    let priority = section.priority_if_given("priority");
+    let condition = section.expression_if_given("where");
+    let state = section.flag("state", false).then(|| StateRules {
+        merge: section.choice("state_mode", &["replace", "merge"], Some("replace")) == "merge",
+        keys_max: usize::try_from(section.count_or("state_keys_max", 1..=1_000_000, 100_000)).unwrap_or(usize::MAX),
+        expire_ms: section.time_or("state_expire", 0),
+    });
+    Some(Target { number, room: room?, kind, key, priority, condition, state })
+}

@@ -1,0 +1,21 @@
+//! Pipelines as plain data and plain functions: what their files say, and what their steps do. In come events and the time, out go events. Knows no room, no log, no actor: what runs
+//! pipelines is `engine/pipelines`.
+//!
+//! [`definition`] reads a file, by [`section`]; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
+//! [`field`] a part of it, an [`expression`] what is computed of it, a [`template`] a name made of it.
+
+pub mod chain;
+pub mod definition;
+pub mod expression;
+pub mod field;
+pub mod keyed;
+pub mod operator;
+pub mod operators;
+pub mod record;
+pub mod section;
+pub mod template;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use definition::Definition;
+pub use section::Fault;

@@ -1,0 +1,33 @@
+//! The operators, a file each. What one does, and what it does with late, missing and wrong data, stands at the head of its file and in `docs/pipelines.md`.
+
+mod filter;
+
+use super::operator::Operator;
+use super::section::Section;
+
+type Read = fn(&mut Section<'_, '_>) -> Option<Box<dyn Operator>>;
+
+/// All operators by name: what reads their settings. `None` where the settings are wrong, which is noted as a fault of the section.
+const OPERATORS: &[(&str, Read)] = &[("filter", filter::read)];
+
+/// The names of all operators.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPERATORS.iter().map(|(name, _)| *name)
+}
+
+/// Reads a step: its operator's name, and the operator. What is wrong is noted as faults of the section.
+pub(super) fn read(section: &mut Section<'_, '_>) -> Option<(&'static str, Box<dyn Operator>)> {
+    let name = section.text("op");
+    let Some((name, read)) = OPERATORS.iter().find(|(known, _)| *known == name) else {
+        if section.has("op") {
+            section.fault(
+                "op",
+                format!("there is no operator {name:?}; there are: {}", names().collect::<Vec<_>>().join(", ")),
+            );
+        }
+        return None;
+    };
+    let step = section.name().to_owned();
+    section.rename(format!("{step} ({name})"));
+    read(section).map(|operator| (*name, operator))
+}
