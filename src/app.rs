@@ -1,7 +1,7 @@
 //! The daemon: builds its parts in the order in which events flow, and takes them down in phases.
 //!
 //! Phases of a stop, each with a limit inside `server.shutdown_timeout`: take no more sockets and say "not ready"; tell the streams to go and come back; let
-//! sources and rooms work off what they have; write and close the log. What was acknowledged is kept whatever happens.
+//! sources, pipelines and rooms work off what they have; write and close the log. What was acknowledged is kept whatever happens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::edge::tls::{Tls, TlsError};
 use crate::edge::{self, Edge, Parts};
 use crate::engine::connections::supervisor::{ConnectionSupervisor, Connections, Order};
 use crate::engine::log_keeper::LogKeeper;
+use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
 use crate::engine::rooms::keeper::RoomsKeeper;
 use crate::engine::sources::generator::{self, GeneratorSource};
@@ -27,6 +28,7 @@ use crate::engine::sources::ingest::{self, Ingest, IngestSource};
 use crate::limits::Guards;
 use crate::log::{Log, LogError};
 use crate::metrics::exporter;
+use crate::pipelines::{self, Definition};
 use crate::settings::Settings;
 
 /// Bound of a mailbox that only ever holds a few orders.
@@ -60,6 +62,9 @@ pub enum StartError {
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Pipelines are not as they should be.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Pipelines(Vec<pipelines::Fault>),
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -82,6 +87,7 @@ pub struct App {
     tls: Option<Tls>,
     connections: Mailbox<Order>,
     sources: Supervisor,
+    pipelines: Supervisor,
     rooms: Supervisor,
     keepers: Supervisor,
 }
@@ -100,11 +106,15 @@ impl App {
         // Hashes the admin's password, which takes its time.
         let opened = tokio::task::spawn_blocking(move || Auth::open(&opening.auth)).await;
         let (auth, token) = opened.map_err(|panic| Fault::from(panic.to_string()))??;
+        let definitions = read_pipelines(&settings).await?;
         let audit = Audit::open(settings.audit.file.as_deref(), settings.audit.refusals_per_second)?;
         let log = open_log(&settings).await?;
         let census = Census::default();
         let room_supervisor = Supervisor::start(&census).await?;
         let rooms = Rooms::new(Arc::clone(&settings), log.clone(), room_supervisor.clone());
+        let pipeline_supervisor = Supervisor::start(&census).await?;
+        let pipelines = Pipelines::new(rooms.clone(), settings.pipelines.clone(), pipeline_supervisor.clone());
+        pipelines.become_these(definitions).await?;
         let sources = Supervisor::start(&census).await?;
         let ingest = start_sources(&settings, &rooms, &sources).await?;
         let limits = &settings.limits;
@@ -117,6 +127,7 @@ impl App {
         let edge = Edge::new(Parts {
             settings: Arc::clone(&settings),
             rooms,
+            pipelines,
             ingest,
             connections,
             orders: orders.clone(),
@@ -138,6 +149,7 @@ impl App {
             tls,
             connections: orders,
             sources,
+            pipelines: pipeline_supervisor,
             rooms: room_supervisor,
             keepers,
         })
@@ -146,16 +158,18 @@ impl App {
     /// Takes new settings, as far as they can change while the daemon runs.
     ///
     /// # Errors
-    /// What is wrong with the credentials that they name; everything is as it was then.
-    pub async fn reload(&self, settings: Settings) -> Result<(), AuthError> {
+    /// What is wrong with the credentials or the pipelines that they name; everything is as it was then.
+    pub async fn reload(&self, settings: Settings) -> Result<(), StartError> {
+        let definitions = read_pipelines(&settings).await?;
         let (auth, settings) = (self.edge.auth.clone(), Arc::new(settings));
         let fresh = Arc::clone(&settings);
         let reloading = tokio::task::spawn_blocking(move || auth.reload(&fresh.auth)).await;
-        reloading.map_err(|panic| AuthError::Key(panic.to_string()))??;
+        reloading.map_err(|panic| Fault::from(panic.to_string()))??;
         if let Some(tls) = self.tls.clone() {
             let _ = tokio::task::spawn_blocking(move || tls.look_after_files()).await;
         }
         self.edge.reload(settings);
+        self.edge.pipelines.become_these(definitions).await?;
         Ok(())
     }
 
@@ -192,6 +206,7 @@ impl App {
             tokio::time::sleep(GOODBYE_LOOK).await;
         }
         let sources = self.sources.stop(left() / 2).await;
+        let pipelines = self.pipelines.stop(left() / 2).await;
         let rooms = self.rooms.stop(left() / 2).await;
         let keepers = self.keepers.stop(left() / 2).await;
         let (log, audit, limit) = (self.log, self.edge.audit.clone(), left().max(Duration::from_millis(100)));
@@ -208,8 +223,17 @@ impl App {
             // It is of no use to anybody; that it cannot be deleted hurts nobody.
             let _ = std::fs::remove_file(path);
         }
-        served && sources && rooms && keepers && closed
+        served && sources && pipelines && rooms && keepers && closed
     }
+}
+
+/// Reads the pipelines' files.
+async fn read_pipelines(settings: &Settings) -> Result<Vec<Definition>, StartError> {
+    let pipelines = settings.pipelines.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        pipelines::set::load(pipelines.dir.as_deref(), pipelines.dir_needed, pipelines.builtin)
+    });
+    reading.await.map_err(|panic| Fault::from(panic.to_string()))?.map_err(StartError::Pipelines)
 }
 
 async fn open_log(settings: &Arc<Settings>) -> Result<Log, StartError> {

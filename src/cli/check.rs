@@ -1,11 +1,12 @@
-//! `tidegate check`: reads the settings and says what is wrong with them, without starting anything.
+//! `tidegate check`: reads the settings and the pipelines and says what is wrong with them, without starting anything.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::SettingsArguments;
+use super::{SettingsArguments, complain};
+use crate::pipelines::set;
 use crate::settings::schema;
 
 #[derive(Debug, Args)]
@@ -24,9 +25,21 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match arguments.settings.load() {
-        Ok(_) => {
-            let _ = writeln!(out, "the settings are in order");
-            ExitCode::SUCCESS
+        Ok(settings) => {
+            let pipelines = &settings.pipelines;
+            match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, pipelines.builtin) {
+                Ok(found) => {
+                    let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
+                    let _ = writeln!(out, "the settings are in order");
+                    let _ =
+                        writeln!(out, "pipelines: {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+                    ExitCode::SUCCESS
+                }
+                Err(faults) => {
+                    faults.iter().for_each(|fault| complain(fault));
+                    ExitCode::from(2)
+                }
+            }
         }
         Err(code) => code,
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 
 use super::{SettingsArguments, complain};
-use crate::app::App;
+use crate::app::{App, StartError};
 use crate::audit::Entry;
 use crate::edge::Edge;
 use crate::metrics::record;
@@ -57,7 +57,8 @@ async fn serve(mut running: Running, settings: Settings, level: Level) -> ExitCo
         Ok(app) => app,
         Err(error) => {
             complain(&error);
-            return ExitCode::FAILURE;
+            // What is written wrong is for whoever wrote it, as in the settings.
+            return if matches!(error, StartError::Pipelines(_)) { ExitCode::from(2) } else { ExitCode::FAILURE };
         }
     };
     tracing::info!("listening on {}", app.address);

@@ -17,6 +17,7 @@ pub mod native;
 mod openapi;
 mod page;
 mod params;
+mod pipelines;
 mod poll;
 mod probes;
 pub mod problem;
@@ -41,6 +42,7 @@ use tokio::time::Instant;
 use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::engine::connections::supervisor::{Connections, Order};
+use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
 use crate::engine::sources::ingest::Ingest;
 use crate::limits::Guards;
@@ -56,6 +58,8 @@ pub struct Shared {
     settings: ArcSwap<Settings>,
     /// The rooms.
     pub rooms: Rooms,
+    /// What works on them.
+    pub pipelines: Pipelines,
     /// Where publishes go.
     pub ingest: Ingest,
     /// The streams.
@@ -85,6 +89,7 @@ pub struct Shared {
 pub struct Parts {
     pub settings: Arc<Settings>,
     pub rooms: Rooms,
+    pub pipelines: Pipelines,
     pub ingest: Ingest,
     pub connections: Connections,
     pub orders: Mailbox<Order>,
@@ -106,13 +111,14 @@ impl Edge {
     /// An edge over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, rooms, ingest, connections, orders, auth, guards, audit, census } = parts;
+        let Parts { settings, rooms, pipelines, ingest, connections, orders, auth, guards, audit, census } = parts;
         let bodies = Arc::new(Semaphore::new((settings.limits.bodies_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS)));
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
         let (settings, started_ms) = (ArcSwap::new(settings), crate::clock::now_ms());
         let shared = Shared {
             settings,
             rooms,
+            pipelines,
             ingest,
             connections,
             orders,

@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::problem::Problem as Refusal;
-use super::{answer, connections, history, login, probes, publish, rooms, stream};
+use super::{answer, connections, history, login, pipelines, probes, publish, rooms, stream};
 
 /// The whole.
 #[derive(OpenApi)]
@@ -22,8 +22,8 @@ use super::{answer, connections, history, login, probes, publish, rooms, stream}
     info(title = "tidegate", description = "Rooms of events with replay, live over WebSocket, Server-Sent Events and long-poll."),
     paths(
         document, probes::livez, probes::readyz, probes::health, probes::metrics,
-        rooms::list, rooms::one, history::read, publish::publish, stream::open,
-        connections::list, connections::one, connections::kick,
+        rooms::list, rooms::one, rooms::state, history::read, publish::publish, stream::open,
+        pipelines::list, connections::list, connections::one, connections::kick,
         login::login, login::refresh, login::logout, login::revoke, login::me,
     ),
     modifiers(&Credentials),

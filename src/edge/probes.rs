@@ -1,11 +1,14 @@
 //! `/livez`, `/readyz`, `/api/health`, `/metrics`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::caller::Caller;
+use super::pipelines::behind_ms;
 use super::problem::Problem;
 use super::{Edge, answer};
 use crate::metrics::{exporter, record};
@@ -122,6 +125,10 @@ pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) ->
                 .filter(|one| one.depth.behind > 0 || one.depth.messages > half)
                 .count(),
         });
+        for status in edge.pipelines.list() {
+            let (works, count) = (&status.works, |count: &AtomicU64| count.load(Ordering::Relaxed));
+            status.show(works.load(Ordering::Relaxed), count(&status.waiting), behind_ms(&status));
+        }
         exporter::render()
     });
     let text = text.await.map_err(|_| Problem::unavailable("internal", "the figures could not be written"))?;

@@ -1,9 +1,10 @@
-//! The engine: sources, rooms, connections. Data goes from left to right, sources → rooms → connections; an actor never waits for one to its left.
+//! The engine: sources, rooms, connections. Data goes from left to right, sources → pipelines → rooms → connections; an actor never waits for one to its left.
 //!
-//! [`sources`] bring events in, [`rooms`] number them, keep their newest in memory, hand them to the log and to their readers, [`connections`] serve one reader each.
+//! [`sources`] bring events in, [`pipelines`] work on them, [`rooms`] number them, keep their newest in memory, hand them to the log and to their readers, [`connections`] serve one reader each.
 //! Nothing here knows HTTP or a wire shape.
 
 pub mod connections;
 pub mod log_keeper;
+pub mod pipelines;
 pub mod rooms;
 pub mod sources;

@@ -59,6 +59,7 @@ async fn what_was_logged_is_read_back_whole_after_a_restart() {
         kind: "ä\"",
         key: Some("k"),
         id: Some("i"),
+        change: true,
         data: b"[1, null]",
     };
     let special = Arc::new(Event::new(&b, &parts));

@@ -273,7 +273,30 @@ impl Writer {
 type Packed = (Builder, Vec<(Arc<RoomIndex>, Place)>);
 
 /// Packs events into chunks, each room's together, so that its replay reads few of them.
+///
+/// What the daemon writes for itself keeps its place among all others: what was handed over before it is packed before it. So a kill that leaves only a part of a group never leaves an
+/// entry without what it stands on.
 fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
+    let (mut packed, mut rest) = (Vec::new(), appends);
+    let mut open = (Builder::new(), Vec::new());
+    while !rest.is_empty() {
+        let own = rest.iter().position(|append| append.room.name.is_internal());
+        let (some, after) = rest.split_at(match own {
+            None => rest.len(),
+            Some(0) => 1,
+            Some(at) => at,
+        });
+        open = pack_some(some, generation, open, &mut packed);
+        rest = after;
+    }
+    if !open.0.is_empty() {
+        packed.push(open);
+    }
+    packed
+}
+
+/// Packs events that may be brought together by room, into the chunk that is open and others after it; the one that is open then.
+fn pack_some(appends: &[Append], generation: u32, open: Packed, packed: &mut Vec<Packed>) -> Packed {
     let mut order: Vec<*const RoomIndex> = Vec::new();
     let mut rooms: HashMap<*const RoomIndex, (&Arc<RoomIndex>, Vec<&Event>), ahash::RandomState> = HashMap::default();
     for append in appends {
@@ -284,8 +307,7 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
         });
         entry.1.extend(append.events.iter().map(|event| &**event));
     }
-    let mut packed: Vec<Packed> = Vec::new();
-    let (mut builder, mut places) = (Builder::new(), Vec::new());
+    let (mut builder, mut places) = open;
     for (room, events) in order.iter().filter_map(|pointer| rooms.remove(pointer)) {
         let created = room.created();
         let mut rest = &events[..];
@@ -309,10 +331,7 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
             places.push((Arc::clone(room), Place { first, count, bytes, generation, offset, position: 0, arrived_ms }));
         }
     }
-    if !builder.is_empty() {
-        packed.push((builder, places));
-    }
-    packed
+    (builder, places)
 }
 
 /// How many of a room's next events fit into the space and follow each other without a hole.

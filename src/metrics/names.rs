@@ -73,6 +73,16 @@ metrics! {
     LOG_EXPELLED = "tidegate_log_events_expelled_total", Counter, "", "Events that log.bytes_max let go before their retention ended.";
     LOG_BYTES = "tidegate_log_bytes", Gauge, "", "Bytes of events in the log's generations.";
     LOG_GENERATIONS = "tidegate_log_generations", Gauge, "", "Generations of the log.";
+    PIPELINE_IN = "tidegate_pipeline_events_in_total", Counter, "pipeline", "Events that a pipeline has worked on.";
+    PIPELINE_OUT = "tidegate_pipeline_events_out_total", Counter, "pipeline", "Events that a pipeline has published.";
+    PIPELINE_REJECTED = "tidegate_pipeline_events_rejected_total", Counter, "pipeline, step, reason", "Events that a pipeline could not work on; they are in its dead letters.";
+    PIPELINE_MISSED = "tidegate_pipeline_gaps_total", Counter, "pipeline", "Times that events were not held any more when a pipeline came to them.";
+    PIPELINE_LOST = "tidegate_pipeline_events_lost_total", Counter, "pipeline", "Events of a pipeline that no room could take, because there were as many rooms as there may be.";
+    PIPELINE_WORKS = "tidegate_pipeline_works", Gauge, "pipeline", "1 where a pipeline works, 0 where it cannot.";
+    PIPELINE_KEYS = "tidegate_pipeline_keys", Gauge, "pipeline", "Keys that a pipeline keeps, in its steps and in rooms' states.";
+    PIPELINE_WAITING = "tidegate_pipeline_events_waiting", Gauge, "pipeline", "Events in a pipeline's mailbox.";
+    PIPELINE_STATE_BYTES = "tidegate_pipeline_state_bytes", Gauge, "pipeline", "A pipeline's state when it was last written down.";
+    PIPELINE_BEHIND = "tidegate_pipeline_behind_seconds", Gauge, "pipeline", "How far the clock of a pipeline that has events waiting is behind the time of day.";
     WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
     SSES = "sse_connections", Gauge, "", "SSE connections open now.";
     WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket clients.";

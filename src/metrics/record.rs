@@ -329,6 +329,75 @@ pub static SSE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new(
 /// Long-poll.
 pub static POLL: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("poll"));
 
+/// Pipelines, which read rooms as connections do.
+pub static PIPELINE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("pipeline"));
+
+/// What a pipeline counts.
+pub struct PipelineMeter {
+    name: String,
+    taken: Counter,
+    published: Counter,
+    missed: Counter,
+    lost: Counter,
+}
+
+impl std::fmt::Debug for PipelineMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PipelineMeter").field(&self.name).finish()
+    }
+}
+
+impl PipelineMeter {
+    /// The meter of a pipeline of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let label = || name.to_owned();
+        Self {
+            name: name.to_owned(),
+            taken: counter!(names::PIPELINE_IN, "pipeline" => label()),
+            published: counter!(names::PIPELINE_OUT, "pipeline" => label()),
+            missed: counter!(names::PIPELINE_MISSED, "pipeline" => label()),
+            lost: counter!(names::PIPELINE_LOST, "pipeline" => label()),
+        }
+    }
+
+    /// Events that it has worked on.
+    pub fn taken(&self, events: u64) {
+        self.taken.increment(events);
+    }
+
+    /// Events that it has published.
+    pub fn published(&self, events: u64) {
+        self.published.increment(events);
+    }
+
+    /// Times that events were not held any more.
+    pub fn missed(&self) {
+        self.missed.increment(1);
+    }
+
+    /// Events that no room could take.
+    pub fn lost(&self, events: u64) {
+        self.lost.increment(events);
+    }
+
+    /// An event that it could not work on.
+    pub fn rejected(&self, step: &str, reason: &'static str) {
+        counter!(names::PIPELINE_REJECTED, "pipeline" => self.name.clone(), "step" => step.to_owned(), "reason" => reason)
+            .increment(1);
+    }
+
+    /// How it is at this moment.
+    pub fn now(&self, works: bool, keys: u64, waiting: u64, state_bytes: u64, behind_ms: u64) {
+        let label = || self.name.clone();
+        gauge!(names::PIPELINE_WORKS, "pipeline" => label()).set(if works { 1.0 } else { 0.0 });
+        gauge!(names::PIPELINE_KEYS, "pipeline" => label()).set(float(keys));
+        gauge!(names::PIPELINE_WAITING, "pipeline" => label()).set(float(waiting));
+        gauge!(names::PIPELINE_STATE_BYTES, "pipeline" => label()).set(float(state_bytes));
+        gauge!(names::PIPELINE_BEHIND, "pipeline" => label()).set(float(behind_ms) / 1000.0);
+    }
+}
+
 /// Figures that are looked up when somebody asks.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs, reason = "as the metrics of these names")]

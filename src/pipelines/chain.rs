@@ -72,6 +72,20 @@ impl Chain {
         self.run(0, record, now_ms, effects);
     }
 
+    /// Lets the steps that look into its room beside take an event in.
+    pub fn beside(&mut self, record: &Record, now_ms: u64, effects: &mut Effects) {
+        for at in 0..self.steps.len() {
+            if self.steps[at].operator.beside().is_none_or(|pattern| !pattern.matches(&record.room)) {
+                continue;
+            }
+            let mut emitted = std::mem::take(&mut self.emitted[at]);
+            let (sent, rejected) = (&mut effects.sent, &mut effects.rejected);
+            let mut cx = Context { now_ms, step: at, emitted: &mut emitted, sent, rejected };
+            self.steps[at].operator.event_beside(record, &mut cx);
+            self.pass_on(at, emitted, now_ms, effects);
+        }
+    }
+
     fn run(&mut self, from: usize, mut record: Record, now_ms: u64, effects: &mut Effects) {
         for at in from..self.steps.len() {
             let mut emitted = std::mem::take(&mut self.emitted[at]);

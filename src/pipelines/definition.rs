@@ -36,6 +36,8 @@ pub struct Definition {
     pub report_ms: u64,
     /// Where its events can go, as far as that can be said.
     pub to: Vec<Pattern>,
+    /// Rooms whose state it keeps, as far as that can be said.
+    pub states: Vec<Pattern>,
     /// Rooms that its steps look into beside.
     pub beside: Vec<Pattern>,
     /// Its steps and outputs.
@@ -118,6 +120,9 @@ fn read(
         source.fault(&(0..0), "there is no [[output]]: nothing would come of this pipeline");
     }
     to.extend(outputs.iter().filter_map(|target| target.room.rooms().ok()));
+    let targets = steps.iter().flat_map(|step| step.operator.targets()).chain(&outputs);
+    let states =
+        targets.filter(|target| target.state.is_some()).filter_map(|target| target.room.rooms().ok()).collect();
     let beside = steps.iter().filter_map(|step| step.operator.beside()).cloned().collect();
     file.finish();
     let chain = Chain::new(source.paths().extractor(), steps, outputs);
@@ -131,6 +136,7 @@ fn read(
         dead_letter,
         report_ms,
         to,
+        states,
         beside,
         chain,
     })

@@ -77,14 +77,16 @@ pub(crate) mod tests {
         leaf.prop_recursive(3, 24, 3, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                proptest::collection::btree_map("[abc]", inner, 0..3).prop_map(|map| Value::Object(map.into_iter().collect())),
+                proptest::collection::btree_map("[abc]", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         })
     }
 
     /// An object of such.
     pub(crate) fn any_object() -> impl Strategy<Value = Value> {
-        proptest::collection::btree_map("[abc]", any_json(), 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+        proptest::collection::btree_map("[abc]", any_json(), 0..4)
+            .prop_map(|map| Value::Object(map.into_iter().collect()))
     }
 
     #[test]

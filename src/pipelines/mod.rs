@@ -1,7 +1,7 @@
 //! Pipelines as plain data and plain functions: what their files say, and what their steps do. In come events and the time, out go events. Knows no room, no log, no actor: what runs
 //! pipelines is `engine/pipelines`.
 //!
-//! [`definition`] reads a file, by [`section`]; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
+//! [`set`] is all of them together; [`definition`] reads a file, by [`section`]; [`machine`] runs one; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
 //! [`field`] a part of it, an [`expression`] what is computed of it, a [`template`] a name made of it.
 
 pub mod chain;
@@ -9,13 +9,18 @@ pub mod definition;
 pub mod expression;
 pub mod field;
 pub mod keyed;
+pub mod machine;
+pub mod merge;
 pub mod operator;
 pub mod operators;
 pub mod record;
 pub mod section;
+pub mod set;
+pub mod state;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use definition::Definition;
+pub use machine::{Machine, Output};
 pub use section::Fault;

@@ -134,7 +134,7 @@ impl Context<'_> {
 pub struct BadState;
 
 /// A step that turns events into events.
-pub trait Operator: Send + std::fmt::Debug {
+pub trait Operator: Send + Sync + std::fmt::Debug {
     /// Works on an event.
     fn event(&mut self, record: &mut Record, cx: &mut Context<'_>) -> Next;
 

@@ -146,10 +146,7 @@ impl States {
 
     /// A room's table: its keys, and the value of each as JSON. `None` if it is empty.
     #[must_use]
-    pub fn table<'s>(
-        &'s self,
-        room: &RoomName,
-    ) -> Option<impl Iterator<Item = (&'s SmolStr, &'s Bytes)> + use<'s>> {
+    pub fn table<'s>(&'s self, room: &RoomName) -> Option<impl Iterator<Item = (&'s SmolStr, &'s Bytes)> + use<'s>> {
         self.rooms.get(room).map(|table| table.entries.iter().map(|(key, entry)| (key, &entry.json)))
     }
 
@@ -158,7 +155,7 @@ impl States {
     pub fn save(&self) -> Vec<u8> {
         let rooms = self.rooms.iter().map(|(room, table)| {
             let entries = table.entries.iter().map(|(key, entry)| (key.as_str(), entry.updated_ms, entry.text()));
-            (room.as_str(), table.expire_ms, table.next_look_ms, entries.collect())
+            (room.as_str(), table.expire_ms, table.next_look_ms, entries.collect::<Vec<_>>())
         });
         operator::save(&rooms.collect::<Vec<Kept<&str, &str, &str>>>())
     }
@@ -170,7 +167,8 @@ impl States {
     pub fn load(&mut self, state: &[u8]) -> Result<(), BadState> {
         let kept: Vec<Kept<String, SmolStr, String>> = operator::load(state)?;
         let rooms = kept.into_iter().map(|(room, expire_ms, next_look_ms, entries)| {
-            let entries = entries.into_iter().map(|(key, updated_ms, json)| (key, Entry { updated_ms, json: json.into() }));
+            let entries =
+                entries.into_iter().map(|(key, updated_ms, json)| (key, Entry { updated_ms, json: json.into() }));
             let room = RoomName::parse(&room).map_err(|_| BadState)?;
             Ok((room, Table { entries: entries.collect(), expire_ms, next_look_ms }))
         });
@@ -254,10 +252,7 @@ mod tests {
     fn a_change_is_a_patch_of_the_whole_table_and_what_changes_nothing_is_none() {
         let (mut states, room) = (States::default(), room("r"));
         let mut apply = |data, rules| states.apply(&room, "k", data, rules, 0);
-        assert_eq!(
-            apply(json!({"a": 1, "n": null}), &REPLACE),
-            change(json!({"k": {"a": 1}}), Some("{\"a\":1}"))
-        );
+        assert_eq!(apply(json!({"a": 1, "n": null}), &REPLACE), change(json!({"k": {"a": 1}}), Some("{\"a\":1}")));
         assert_eq!(apply(json!({"a": 1}), &REPLACE), Ok(None));
         assert_eq!(apply(json!({"b": 2}), &MERGE), change(json!({"k": {"b": 2}}), Some("{\"a\":1,\"b\":2}")));
         assert_eq!(apply(json!({"a": null}), &MERGE), change(json!({"k": {"a": null}}), Some("{\"b\":2}")));
@@ -342,7 +337,7 @@ mod tests {
                 }
                 for name in ["r", "s"] {
                     let kept = table(&states, &RoomName::parse(name).unwrap());
-                    prop_assert_eq!(&kept, folded.get(name).unwrap_or(&json!({})));
+                    prop_assert_eq!(&kept, &folded.get(name).cloned().unwrap_or_else(|| json!({})));
                     let whole = values.iter().filter(|((room, _), _)| room == name);
                     let whole = whole.map(|((_, key), json)| (key.clone(), serde_json::from_slice(json).unwrap()));
                     prop_assert_eq!(kept, Value::Object(whole.collect()));

@@ -24,6 +24,9 @@ pub use tidegate_actors::Policy;
 pub use self::auth::Auth;
 use crate::event::Ack;
 
+/// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
+const PIPELINES_DIR: &str = "config/pipelines";
+
 /// A WebSocket message where `limits.max_message_bytes` is switched off: what fits into memory without harm.
 const MESSAGE_BYTES_MOST: usize = 64 << 20;
 
@@ -40,6 +43,7 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     pub host: Host,
     pub generator: Generator,
+    pub pipelines: Pipelines,
     pub metrics_public: bool,
     pub audit: Audit,
     pub tracing: Tracing,
@@ -182,6 +186,20 @@ pub struct Generator {
 
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "see Settings")]
+pub struct Pipelines {
+    pub dir: Option<PathBuf>,
+    /// Whether the directory was named, and so has to be there.
+    pub dir_needed: bool,
+    pub builtin: bool,
+    pub tick: Duration,
+    pub snapshot_interval: Duration,
+    pub stop_timeout: Duration,
+    pub mailbox_messages: usize,
+    pub mailbox_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
 pub struct Audit {
     pub file: Option<PathBuf>,
     pub refusals_per_second: u64,
@@ -257,6 +275,16 @@ impl Settings {
                 rate: v.number("sources.generator.rate"),
                 bytes: v.length("sources.generator.bytes"),
                 seed: v.number("sources.generator.seed"),
+            },
+            pipelines: Pipelines {
+                dir: v.text_if_given("pipelines.dir").map(PathBuf::from),
+                dir_needed: v.text("pipelines.dir") != PIPELINES_DIR,
+                builtin: v.flag("pipelines.builtin"),
+                tick: v.time("pipelines.tick"),
+                snapshot_interval: v.time("pipelines.snapshot_interval"),
+                stop_timeout: v.time("pipelines.stop_timeout"),
+                mailbox_messages: v.length("pipelines.mailbox_messages"),
+                mailbox_bytes: v.length("pipelines.mailbox_bytes"),
             },
             metrics_public: v.flag("metrics.public"),
             audit: Audit {

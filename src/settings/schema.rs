@@ -70,7 +70,15 @@ pub fn is_live(key: &str) -> bool {
     match key.split_once('.') {
         Some(("auth" | "cors", _)) => true,
         Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
-        _ => ["metrics.public", "logging.level", "server.reconnect_spread", "audit.refusals_per_second"].contains(&key),
+        _ => [
+            "pipelines.dir",
+            "pipelines.builtin",
+            "metrics.public",
+            "logging.level",
+            "server.reconnect_spread",
+            "audit.refusals_per_second",
+        ]
+        .contains(&key),
     }
 }
 

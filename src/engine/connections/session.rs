@@ -202,6 +202,18 @@ impl<D: Dialect> Session<D> {
         text
     }
 
+    /// Where it stands in each room that it follows.
+    #[must_use]
+    pub fn positions(&self) -> Vec<(RoomName, u64)> {
+        self.follows.values().map(|follow| (follow.room.name().clone(), follow.cursor())).collect()
+    }
+
+    /// Whether it has everything that there is for it.
+    #[must_use]
+    pub fn is_level(&self) -> bool {
+        self.behind.is_empty() && !self.reading && self.mailbox().depth().messages == 0
+    }
+
     /// How many rooms it follows now.
     #[must_use]
     pub fn following(&self) -> usize {

@@ -23,6 +23,12 @@ impl Sequencer {
         Self { next }
     }
 
+    /// The number that is given out next.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Takes so many numbers and returns the first.
     pub fn take(&mut self, count: u64) -> u64 {
         let first = self.next;

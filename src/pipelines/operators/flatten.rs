@@ -10,8 +10,7 @@
 //!
 //! Late data is as good as any.
 
-use std::collections::btree_map::Entry;
-
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::place::{Place, no_object};
@@ -25,17 +24,16 @@ const REPEATED_BYTES: usize = 64 << 20;
 
 /// Reads the step's settings.
 pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
-    let (own, foreign): (_, &[&'static str]) = if section.has("each") {
-        ("each", &["separator", "depth", "lists"])
-    } else {
-        ("no each", &["as", "index_as", "key", "max"])
-    };
+    let each = section.has("each");
+    let foreign: &[&'static str] =
+        if each { &["separator", "depth", "lists"] } else { &["as", "index_as", "key", "max"] };
     for name in foreign.iter().copied() {
         if section.value(name).is_some() {
+            let own = if each { "each" } else { "no each" };
             section.fault(name, format!("means nothing where there is {own}"));
         }
     }
-    if !section.has("each") {
+    if !each {
         let separator = section.text_if_given("separator").unwrap_or_else(|| "_".to_owned());
         let depth = usize::try_from(section.count_or("depth", 1..=64, 16)).unwrap_or(usize::MAX);
         return Some(Box::new(Flatten { separator, depth, lists: section.flag("lists", false) }));
@@ -81,43 +79,53 @@ impl Operator for Flatten {
         if !fields.values().any(|value| self.opens(value, 1)) {
             return Next::Pass;
         }
-        let mut level = std::collections::BTreeMap::new();
-        if let Err(name) = self.fields(None, fields, 1, &mut level) {
+        let mut flat = Map::new();
+        if let Err(name) = self.fields(None, fields, 1, &mut flat) {
             return cx.reject(record, "data", Why::Other(format!("two fields become {name}")));
         }
-        record.set_value(Value::Object(level.into_iter().collect()));
+        record.set_value(Value::Object(flat));
         Next::Pass
     }
 }
 
-type Level = std::collections::BTreeMap<String, Value>;
+type Fields = Map<String, Value>;
 
 impl Flatten {
     /// Whether a value at a level of nesting, the outermost fields' being 1, is replaced by what is in it.
     fn opens(&self, value: &Value, level: usize) -> bool {
-        level <= self.depth
-            && match value {
-                Value::Object(fields) => !fields.is_empty(),
-                Value::Array(items) => self.lists && !items.is_empty(),
-                _ => false,
-            }
+        let filled = match value {
+            Value::Object(fields) => !fields.is_empty(),
+            Value::Array(items) => self.lists && !items.is_empty(),
+            _ => false,
+        };
+        filled && level <= self.depth
     }
 
-    /// The name that two fields would have is the error.
-    fn fields(&self, before: Option<&str>, fields: Map<String, Value>, level: usize, out: &mut Level) -> Result<(), String> {
-        fields.into_iter().try_for_each(|(name, value)| self.field(before, name, value, level, out))
+    /// Puts fields into the flat ones; the name that two would have is the error.
+    fn fields(&self, above: Option<&str>, fields: Fields, level: usize, flat: &mut Fields) -> Result<(), String> {
+        fields.into_iter().try_for_each(|(name, value)| self.field(above, name, value, level, flat))
     }
 
-    fn field(&self, before: Option<&str>, name: String, value: Value, level: usize, out: &mut Level) -> Result<(), String> {
-        let name = before.map_or(name.clone(), |before| format!("{before}{}{name}", self.separator));
+    fn field(
+        &self,
+        above: Option<&str>,
+        name: String,
+        value: Value,
+        level: usize,
+        flat: &mut Fields,
+    ) -> Result<(), String> {
+        let name = match above {
+            Some(above) => format!("{above}{}{name}", self.separator),
+            None => name,
+        };
         let opens = self.opens(&value, level);
         match value {
-            Value::Object(fields) if opens => self.fields(Some(&name), fields, level + 1, out),
+            Value::Object(fields) if opens => self.fields(Some(&name), fields, level + 1, flat),
             Value::Array(items) if opens => {
                 let mut items = items.into_iter().enumerate();
-                items.try_for_each(|(at, item)| self.field(Some(&name), at.to_string(), item, level + 1, out))
+                items.try_for_each(|(at, item)| self.field(Some(&name), at.to_string(), item, level + 1, flat))
             }
-            value => match out.entry(name) {
+            value => match flat.entry(name) {
                 Entry::Vacant(free) => {
                     free.insert(value);
                     Ok(())
@@ -157,7 +165,7 @@ impl Operator for Each {
 
 impl Each {
     /// The fields around the list, and its elements.
-    fn split(&self, mut data: Value) -> Result<(Map<String, Value>, Vec<Value>), (String, Why)> {
+    fn split(&self, mut data: Value) -> Result<(Fields, Vec<Value>), (String, Why)> {
         let (field, found) = match &self.list {
             Some(place) => (place.to_string(), place.take(&mut data)),
             None => ("data".to_owned(), Some(data.take())),
@@ -184,7 +192,7 @@ impl Each {
         Ok((around, items))
     }
 
-    fn made(&self, mut around: Map<String, Value>, at: usize, item: Value) -> Value {
+    fn made(&self, mut around: Fields, at: usize, item: Value) -> Value {
         match item {
             Value::Object(fields) => around.extend(fields),
             other => drop(around.insert(self.name.clone(), other)),
@@ -227,7 +235,10 @@ mod tests {
         let data = json!({ "a": 1, "b": { "c": { "d": 2, "e": {} }, "f": [3, { "g": 4 }, []] } });
         let cases = [
             ("", json!({ "a": 1, "b_c_d": 2, "b_c_e": {}, "b_f": [3, { "g": 4 }, []] })),
-            ("separator = \"/\"\nlists = true", json!({ "a": 1, "b/c/d": 2, "b/c/e": {}, "b/f/0": 3, "b/f/1/g": 4, "b/f/2": [] })),
+            (
+                "separator = \"/\"\nlists = true",
+                json!({ "a": 1, "b/c/d": 2, "b/c/e": {}, "b/f/0": 3, "b/f/1/g": 4, "b/f/2": [] }),
+            ),
             ("depth = 1", json!({ "a": 1, "b_c": { "d": 2, "e": {} }, "b_f": [3, { "g": 4 }, []] })),
         ];
         for (settings, expected) in cases {
@@ -251,7 +262,11 @@ mod tests {
         let made = bench.full(5, 7, Some("old"), data);
         let keys: Vec<_> = made.iter().map(|record| record.key.clone().unwrap()).collect();
         assert_eq!(keys, ["own/0", "h/1", "h/2"]);
-        assert!(made.iter().all(|record| (record.seq, record.timestamp_ms, record.arrived_ms, &*record.kind) == (1, 5, 7, "sample")));
+        assert!(
+            made.iter().all(
+                |record| (record.seq, record.timestamp_ms, record.arrived_ms, &*record.kind) == (1, 5, 7, "sample")
+            )
+        );
         let data: Vec<Value> = made.iter().map(|record| record.value()).collect();
         let expected = [
             json!({ "host": "own", "free": 1, "at": 0 }),
@@ -259,7 +274,9 @@ mod tests {
             json!({ "host": "h", "disk": null, "at": 2 }),
         ];
         assert_eq!(data, expected);
-        assert!(bench.event(8, json!({ "host": "h", "disks": { "list": [] } })).is_empty() && bench.rejected().is_empty());
+        assert!(
+            bench.event(8, json!({ "host": "h", "disks": { "list": [] } })).is_empty() && bench.rejected().is_empty()
+        );
     }
 
     #[test]
@@ -267,7 +284,10 @@ mod tests {
         let mut bench = bench("each = \"data\"");
         let made = bench.full(0, 0, Some("k"), json!([1, { "x": 2 }]));
         assert!(made.iter().all(|record| record.key.as_deref() == Some("k")));
-        assert_eq!(made.iter().map(|record| record.value()).collect::<Vec<_>>(), [json!({ "value": 1 }), json!({ "x": 2 })]);
+        assert_eq!(
+            made.iter().map(|record| record.value()).collect::<Vec<_>>(),
+            [json!({ "value": 1 }), json!({ "x": 2 })]
+        );
     }
 
     #[test]
@@ -316,7 +336,8 @@ mod tests {
         leaf.prop_recursive(5, 40, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                proptest::collection::btree_map("[ab_]{1,2}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+                proptest::collection::btree_map("[ab_]{1,2}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         })
     }
@@ -328,7 +349,10 @@ mod tests {
                 fields.iter().for_each(|(name, value)| leaves(&[names, &[name.clone()]].concat(), value, out));
             }
             Value::Array(items) if !items.is_empty() => {
-                items.iter().enumerate().for_each(|(at, value)| leaves(&[names, &[at.to_string()]].concat(), value, out));
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(at, value)| leaves(&[names, &[at.to_string()]].concat(), value, out));
             }
             leaf => out.push((names.join("_"), leaf.clone())),
         }

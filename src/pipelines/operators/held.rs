@@ -43,6 +43,7 @@ struct Kept {
     priority: u8,
     timestamp_ms: u64,
     arrived_ms: u64,
+    change: bool,
     json: String,
 }
 
@@ -57,6 +58,7 @@ impl Serialize for Held {
             priority: u8::try_from(record.priority.index()).unwrap_or(u8::MAX),
             timestamp_ms: record.timestamp_ms,
             arrived_ms: record.arrived_ms,
+            change: record.change,
             json: String::from_utf8_lossy(&record.json()).into_owned(),
         };
         kept.serialize(serializer)
@@ -66,13 +68,12 @@ impl Serialize for Held {
 impl<'de> Deserialize<'de> for Held {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let kept = Kept::deserialize(deserializer)?;
-        let room = RoomName::parse(&kept.room).map_err(D::Error::custom)?;
+        let room = RoomName::stored(&kept.room).map_err(D::Error::custom)?;
         let priority = Lane::ALL.get(usize::from(kept.priority)).ok_or_else(|| D::Error::custom("no such priority"))?;
         // What cannot be parsed is null, as for every operator that asks for all of an event's data.
         let data = serde_json::from_str(&kept.json).unwrap_or_default();
         let mut record = Record::made(room, &kept.kind, kept.key, kept.timestamp_ms, kept.arrived_ms, data);
-        record.seq = kept.seq;
-        record.priority = *priority;
+        (record.seq, record.priority, record.change) = (kept.seq, *priority, kept.change);
         Ok(Self(record))
     }
 }
@@ -123,8 +124,7 @@ mod tests {
             let data = json!({ "z": [1, 2.5, null], "a": { "x": 0.1, "big": u64::MAX } });
             let room = RoomName::parse("in:7").unwrap();
             let mut record = Record::made(room, "sample", key.map(Into::into), 12, 34, data);
-            record.seq = u64::MAX;
-            record.priority = lane;
+            (record.seq, record.priority, record.change) = (u64::MAX, lane, key.is_none());
             let again: Held = load(&save(&Held::of(&record))).unwrap();
             assert_eq!(format!("{:?}", again.into_record()), format!("{record:?}"));
         }
@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn keys_are_due_in_the_order_of_their_times_and_no_sooner() {
-        let mut due: Timetable = [(20, "b".into()), (10, "c".into()), (20, "a".into()), (30, "d".into())].into_iter().collect();
+        let mut due: Timetable =
+            [(20, "b".into()), (10, "c".into()), (20, "a".into()), (30, "d".into())].into_iter().collect();
         due.remove(10, &"a".into());
         assert_eq!((due.first_ms(), due.take(9)), (Some(10), None));
         let taken: Vec<SmolStr> = std::iter::from_fn(|| due.take(20)).collect();

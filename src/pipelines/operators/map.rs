@@ -189,7 +189,11 @@ fn time(record: &Record, field: &Field) -> Result<u64, Wrong> {
 }
 
 /// Parts of a millisecond are left out.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not negative, and a cast does not wrap")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is not negative, and a cast does not wrap"
+)]
 fn whole_ms(number: f64) -> Option<u64> {
     (number >= 0.0).then_some(number as u64)
 }
@@ -216,8 +220,14 @@ mod tests {
     fn what_stays_is_said_first_and_then_what_is_put_in() {
         let data = json!({ "a": 1, "b": { "c": 2, "d": 3 }, "e": [4], "n": null });
         let cases = [
-            ("set = { x = \"'new'\", \"b.c\" = \"data.e\" }", json!({ "a": 1, "b": { "c": [4], "d": 3 }, "e": [4], "n": null, "x": "new" })),
-            ("set = { \"q.r\" = \"null\", \"n.m\" = \"true\" }", json!({ "a": 1, "b": { "c": 2, "d": 3 }, "e": [4], "n": { "m": true }, "q": { "r": null } })),
+            (
+                "set = { x = \"'new'\", \"b.c\" = \"data.e\" }",
+                json!({ "a": 1, "b": { "c": [4], "d": 3 }, "e": [4], "n": null, "x": "new" }),
+            ),
+            (
+                "set = { \"q.r\" = \"null\", \"n.m\" = \"true\" }",
+                json!({ "a": 1, "b": { "c": 2, "d": 3 }, "e": [4], "n": { "m": true }, "q": { "r": null } }),
+            ),
             ("keep = [\"b.d\", \"e\", \"missing\"]", json!({ "b": { "d": 3 }, "e": [4] })),
             ("keep = [\"b\", \"a\"]\nremove = \"b.c\"", json!({ "a": 1, "b": { "d": 3 } })),
             ("keep = []\nset = { all = \"data.b\" }", json!({ "all": { "c": 2, "d": 3 } })),
@@ -244,13 +254,25 @@ mod tests {
             ("set = { a = \"1\" }", json!(7), "data: expected an object, found a number"),
             ("keep = \"a\"", json!([1]), "data: expected an object, found a list"),
             ("set = { a = \"data.b\" }", json!({}), "data.b: is missing"),
-            ("remove = \"b\"\nset = { \"a.x.y\" = \"1\" }", json!({ "a": { "x": 5 }, "b": 1 }), "data.a.x: expected an object, found a number"),
+            (
+                "remove = \"b\"\nset = { \"a.x.y\" = \"1\" }",
+                json!({ "a": { "x": 5 }, "b": 1 }),
+                "data.a.x: expected an object, found a number",
+            ),
             ("kind = \"{b}\"", json!({ "b": [] }), "data.b: expected text, a number or a flag, found a list"),
             ("kind = \"{b}\"", json!({ "b": "" }), "kind: would be empty"),
             ("timestamp = \"at\"", json!({}), "data.at: is missing"),
-            ("timestamp = \"at\"", json!({ "at": true }), "data.at: expected milliseconds since 1970 or RFC 3339 text, found a flag"),
+            (
+                "timestamp = \"at\"",
+                json!({ "at": true }),
+                "data.at: expected milliseconds since 1970 or RFC 3339 text, found a flag",
+            ),
             ("timestamp = \"at\"", json!({ "at": -1 }), "data.at: -1 is no time in milliseconds since 1970"),
-            ("timestamp = \"at\"", json!({ "at": "noon" }), "data.at: \"noon\" is no time such as 2026-11-20T06:10:00.000Z"),
+            (
+                "timestamp = \"at\"",
+                json!({ "at": "noon" }),
+                "data.at: \"noon\" is no time such as 2026-11-20T06:10:00.000Z",
+            ),
         ];
         for (settings, data, expected) in cases {
             assert_eq!(made(settings, data), Err(expected.to_owned()), "{settings}");

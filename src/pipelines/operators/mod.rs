@@ -1,6 +1,23 @@
 //! The operators, a file each. What one does, and what it does with late, missing and wrong data, stands at the head of its file and in `docs/pipelines.md`.
 
+mod anomaly;
+mod batch;
+mod debounce;
+mod dedupe;
+mod delta;
 mod filter;
+mod flatten;
+mod held;
+mod join;
+mod map;
+mod patterns;
+mod place;
+mod rename;
+mod route;
+mod sample;
+mod threshold;
+mod throttle;
+mod validate;
 
 use super::operator::Operator;
 use super::section::Section;
@@ -8,7 +25,24 @@ use super::section::Section;
 type Read = fn(&mut Section<'_, '_>) -> Option<Box<dyn Operator>>;
 
 /// All operators by name: what reads their settings. `None` where the settings are wrong, which is noted as a fault of the section.
-const OPERATORS: &[(&str, Read)] = &[("filter", filter::read)];
+const OPERATORS: &[(&str, Read)] = &[
+    ("filter", filter::read),
+    ("map", map::read),
+    ("flatten", flatten::read),
+    ("rename", rename::read),
+    ("validate", validate::read),
+    ("dedupe", dedupe::read),
+    ("sample", sample::read),
+    ("throttle", throttle::read),
+    ("debounce", debounce::read),
+    ("batch", batch::read),
+    ("delta", delta::read),
+    ("threshold", threshold::read),
+    ("anomaly", anomaly::read),
+    ("patterns", patterns::read),
+    ("join", join::read),
+    ("route", route::read),
+];
 
 /// The names of all operators.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -5,6 +5,7 @@
 //! `overwrite` is set. So do data that is no object and a new name inside of what is none; the dead letter is the event as it came. Late data is as good as any.
 
 use serde_json::Value;
+use toml::de::DeValue;
 
 use super::place::{Place, no_object};
 use crate::pipelines::operator::{Context, Next, Operator, Why};
@@ -25,8 +26,9 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let must_be_there = section.choice("missing", &["skip", "dead_letter"], Some("skip")) == "dead_letter";
     let overwrite = section.flag("overwrite", false);
     if named.is_empty() {
-        // What is something else than a table was noted already.
-        if section.value("fields").is_none_or(|value| value.get_ref().is_table()) {
+        // What is something else than a table of texts was noted already.
+        let empty = |value: &DeValue<'_>| value.as_table().is_some_and(|table| table.is_empty());
+        if section.value("fields").is_none_or(|value| empty(value.get_ref())) {
             section.fault("fields", "expected old and new names, such as { usage = \"cpu.usage\" }");
         }
         return None;

@@ -258,6 +258,43 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("sources.generator.rate", Kind::Count(1, 1_000_000), "20", "Events a second, all rooms together."),
     setting("sources.generator.bytes", Kind::Size(16, 64 * KIB), "\"200B\"", "About the size of one event's data."),
     setting("sources.generator.seed", Kind::Count(0, u64::MAX), "1", "The same seed makes the same values."),
+    setting(
+        "pipelines.dir",
+        Kind::Text,
+        "\"config/pipelines\"",
+        "Where the pipelines' files lie (*.toml); one there takes the place of the one of the same name in the program. Read again when the settings are.",
+    ),
+    setting(
+        "pipelines.builtin",
+        Kind::Flag,
+        "true",
+        "Whether the pipelines in the program run: windows and alarms of this machine's figures.",
+    ),
+    setting(
+        "pipelines.tick",
+        Kind::Time(5, 10 * SECOND),
+        "\"50ms\"",
+        "How often a pipeline without events looks at the clock.",
+    ),
+    setting(
+        "pipelines.snapshot_interval",
+        Kind::Time(100, HOUR),
+        "\"10s\"",
+        "How often a pipeline writes its whole state down; after a crash it takes its steps since then once more.",
+    ),
+    setting(
+        "pipelines.stop_timeout",
+        Kind::Time(10, MINUTE),
+        "\"5s\"",
+        "How long a pipeline that ends or changes may take to write its state down.",
+    ),
+    setting(
+        "pipelines.mailbox_messages",
+        Kind::Count(1, 10_000_000),
+        "10000",
+        "Events that may wait for a pipeline; what is more it reads from the log.",
+    ),
+    setting("pipelines.mailbox_bytes", Kind::Size(KIB, TIB), "\"16MiB\"", "Their bytes."),
     setting("metrics.public", Kind::Flag, "false", "Whether /metrics needs no credential."),
     setting(
         "audit.file",

@@ -1,0 +1,168 @@
+//! Running pipelines: one actor each, which follows rooms like any other reader, has its [`Machine`](crate::pipelines::Machine) work, and publishes what comes out. Exactly once from log to log.
+//!
+//! [`Pipelines`] is the table of them: starts, replaces and stops them. `actor` is a pipeline at work, `journal` what it writes down of each of its steps, `recovery` how it comes to itself
+//! again, `tap` how it reads rooms, `outbox` how its events get to their rooms. What pipelines compute is not known here.
+
+mod actor;
+mod journal;
+mod outbox;
+mod recovery;
+mod status;
+mod tap;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidegate_actors::{Bounds, Child, Fault, Mailbox, Message, Policy, Supervisor, Window, ticker};
+use tokio::sync::oneshot;
+
+pub use status::{Status, Trouble};
+
+use crate::engine::rooms::Rooms;
+use crate::pipelines::Definition;
+use crate::settings;
+
+/// A pipeline's orders are few; its events come by a mailbox of their own.
+const ORDERS: Bounds = Bounds { messages: 16, bytes: usize::MAX };
+
+/// What a pipeline's actor is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Go on with this definition in place of the one so far, from the very event at which that one ended.
+    Replace(Box<Definition>),
+    /// End, with everything written down.
+    Stop(oneshot::Sender<()>),
+}
+
+impl Message for Order {
+    type Stream = ();
+
+    fn policy(&self) -> Policy {
+        Policy::on_full(tidegate_actors::OnFull::Reject)
+    }
+}
+
+/// All running pipelines. Clones share them.
+#[derive(Clone)]
+pub struct Pipelines(Arc<Table>);
+
+struct Table {
+    rooms: Rooms,
+    settings: settings::Pipelines,
+    supervisor: Supervisor,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+/// A running pipeline, as the table knows it.
+struct Running {
+    text: String,
+    orders: Mailbox<Order>,
+    status: Arc<Status>,
+    /// What its actor is made of, should it have to be made anew.
+    slot: Arc<Mutex<Slot>>,
+}
+
+/// A pipeline's definition where its actor finds it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    file: String,
+    text: String,
+}
+
+impl std::fmt::Debug for Pipelines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipelines").field("running", &self.0.running.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Pipelines {
+    /// No pipelines yet; they run under `supervisor`.
+    #[must_use]
+    pub fn new(rooms: Rooms, settings: settings::Pipelines, supervisor: Supervisor) -> Self {
+        Self(Arc::new(Table { rooms, settings, supervisor, running: Mutex::default() }))
+    }
+
+    /// How they are.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Status>> {
+        self.0.running.lock().values().map(|running| Arc::clone(&running.status)).collect()
+    }
+
+    /// Brings what runs to what is wanted: new ones are started, changed ones go on by their new definition, others end. None loses an event; one that ends and comes back later goes
+    /// on where it ended.
+    ///
+    /// # Errors
+    /// Where an actor cannot be started.
+    pub async fn become_these(&self, wanted: Vec<Definition>) -> Result<(), Fault> {
+        let names: Vec<String> = wanted.iter().map(|definition| definition.name.clone()).collect();
+        let gone: Vec<String> = self.0.running.lock().keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            self.stop_one(&name).await;
+        }
+        for definition in wanted {
+            let known = {
+                let running = self.0.running.lock();
+                let known = running.get(&definition.name);
+                known.map(|known| (known.text == definition.text, known.orders.clone()))
+            };
+            match known {
+                Some((true, _)) => {}
+                Some((false, orders)) => {
+                    if let Some(running) = self.0.running.lock().get_mut(&definition.name) {
+                        running.text.clone_from(&definition.text);
+                        running.slot.lock().text.clone_from(&definition.text);
+                    }
+                    tracing::info!(pipeline = definition.name, "pipeline: goes on by its new definition");
+                    // Full only if it was told the same many times over; then the slot has the newest for its next start.
+                    let _ = orders.push(Order::Replace(Box::new(definition)));
+                }
+                None => self.start_one(definition).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_one(&self, definition: Definition) -> Result<(), Fault> {
+        let Definition { name, file, text, .. } = definition;
+        let (orders, _) = Mailbox::new(ORDERS);
+        let status = Arc::new(Status::new(&name, &file));
+        let slot = Arc::new(Mutex::new(Slot { name: name.clone(), file, text: text.clone() }));
+        let make = {
+            let (rooms, settings, supervisor) =
+                (self.0.rooms.clone(), self.0.settings.clone(), self.0.supervisor.clone());
+            let (orders, status, slot) = (orders.clone(), Arc::clone(&status), Arc::clone(&slot));
+            move || {
+                let census = supervisor.census().clone();
+                actor::PipelineActor::new(
+                    rooms.clone(),
+                    &settings,
+                    census,
+                    orders.clone(),
+                    Arc::clone(&status),
+                    Arc::clone(&slot),
+                )
+            }
+        };
+        let failed = Arc::clone(&status);
+        let child = Child::new(format!("pipeline {name}"), orders.clone(), Window::ALL, make)
+            .gave_up(move |_| failed.given_up());
+        self.0.supervisor.spawn(child).await?;
+        ticker::every(self.0.settings.tick, &orders);
+        orders.tick();
+        self.0.running.lock().insert(name, Running { text, orders, status, slot });
+        Ok(())
+    }
+
+    async fn stop_one(&self, name: &str) {
+        let Some(running) = self.0.running.lock().remove(name) else { return };
+        let (reply, ended) = oneshot::channel();
+        if running.orders.push(Order::Stop(reply)).is_ok() {
+            // It writes its state down; if that takes longer it is in its journal all the same.
+            let _ = tokio::time::timeout(self.0.settings.stop_timeout, ended).await;
+        }
+        running.orders.close();
+        tracing::info!(pipeline = name, "pipeline: ended");
+    }
+}
