@@ -8,8 +8,10 @@ pub mod client;
 mod health;
 mod key;
 mod publish;
+mod replay;
 mod serve;
 mod tail;
+mod test;
 mod token;
 mod top;
 mod user;
@@ -44,8 +46,12 @@ struct Arguments {
 enum Command {
     /// Run the daemon (what happens without a command, too)
     Serve(SettingsArguments),
-    /// Read the settings and say what is wrong with them
+    /// Read the settings and pipelines and say what is wrong with them
     Check(check::CheckArguments),
+    /// Run the cases that stand beside pipelines
+    Test(test::TestArguments),
+    /// Send what rooms hold through a pipeline, without publishing anything
+    Replay(replay::ReplayArguments),
     /// Publish events to a room
     Publish(publish::PublishArguments),
     /// Follow rooms and print their events
@@ -130,6 +136,8 @@ pub fn run() -> ExitCode {
         None => serve::run(&settings),
         Some(Command::Serve(own)) => serve::run(&own),
         Some(Command::Check(arguments)) => check::run(&arguments),
+        Some(Command::Test(arguments)) => test::run(&arguments),
+        Some(Command::Replay(arguments)) => client::run(replay::run(arguments)),
         Some(Command::Publish(arguments)) => client::run(publish::run(arguments)),
         Some(Command::Tail(arguments)) => client::run(tail::run(arguments)),
         Some(Command::Top(arguments)) => client::run(top::run(arguments)),

@@ -18,6 +18,9 @@ use crate::event::{Change, Event, NewEvent, Pattern, RoomName};
 /// Names of rooms that were made last, so that they need not be checked and made anew.
 const NAMES_KEPT: usize = 1024;
 
+/// So many times the clock stops on its way where something is due; after that it goes the rest at once.
+const STOPS_MAX: usize = 256;
+
 /// An event for a room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -117,6 +120,18 @@ impl Machine {
     pub fn clock(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         if now_ms <= self.now_ms {
             return;
+        }
+        // From one time that something is due to the next, so that it does not matter how far the clock goes at once.
+        for _ in 0..STOPS_MAX {
+            let Some(due_ms) = self.definition.chain.due_ms().filter(|due| *due < now_ms) else { break };
+            if due_ms > self.now_ms {
+                self.now_ms = due_ms;
+            }
+            self.definition.chain.clock(self.now_ms, &mut self.effects);
+            self.leave(out);
+            if self.definition.chain.due_ms().is_some_and(|next| next <= due_ms) {
+                break;
+            }
         }
         self.now_ms = now_ms;
         if self.definition.chain.due_ms().is_some_and(|due| due <= now_ms) {

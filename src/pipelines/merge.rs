@@ -120,7 +120,7 @@ pub(crate) mod tests {
         let to = json!({"same": {"x": 1}, "in": {"a": 1, "b": 3}, "new": {"n": null}, "list": [1, null, 2]});
         let patch = json!({"in": {"b": 3}, "gone": null, "new": {}, "list": [1, null, 2]});
         assert_eq!(diff(&from, &to), Some(patch));
-        assert_eq!(diff(&to, &to), None);
+        assert_eq!(diff(&without_nulls(to.clone()), &to), None);
         assert_eq!(diff(&json!({"a": 1}), &json!({"a": 1, "b": null})), None, "null is as good as nothing");
         assert_eq!(diff(&json!(1), &json!(1)), None);
     }

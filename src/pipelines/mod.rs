@@ -1,9 +1,11 @@
 //! Pipelines as plain data and plain functions: what their files say, and what their steps do. In come events and the time, out go events. Knows no room, no log, no actor: what runs
 //! pipelines is `engine/pipelines`.
 //!
-//! [`set`] is all of them together; [`definition`] reads a file, by [`section`]; [`machine`] runs one; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
+//! [`set`] is all of them together; [`definition`] reads a file, by [`section`]; [`machine`] runs one, [`cases`] try one; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
 //! [`field`] a part of it, an [`expression`] what is computed of it, a [`template`] a name made of it.
 
+//pub mod aggregates;
+pub mod cases;
 pub mod chain;
 pub mod definition;
 pub mod expression;

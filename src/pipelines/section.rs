@@ -311,6 +311,21 @@ impl<'s, 't> Section<'s, 't> {
         self.given(key, "a table of texts, such as { name = \"text\" }", read).unwrap_or_default()
     }
 
+    /// Lists of texts by field, in the order of the fields' names; one text is a list of one: `fields = { usage = ["mean", "max"], latency = "p95" }`.
+    pub fn named_lists(&mut self, key: &'static str) -> Vec<(Field, Vec<String>)> {
+        let read = |value: &'s DeValue<'t>| {
+            let pairs = value.as_table()?.iter();
+            let pairs = pairs.map(|(name, texts)| Some((name.get_ref().to_string(), as_texts(texts.get_ref())?)));
+            pairs.collect::<Option<Vec<_>>>()
+        };
+        let expected = "a table of lists, such as { usage = [\"mean\", \"max\"], \"disk.free\" = \"min\" }";
+        let named = self.given(key, expected, read).unwrap_or_default();
+        named
+            .into_iter()
+            .filter_map(|(name, texts)| Some((self.parse(key, |paths| paths.field(&name))?, texts)))
+            .collect()
+    }
+
     /// A template that must be there.
     pub fn template(&mut self, key: &'static str) -> Option<Template> {
         if !self.has(key) {

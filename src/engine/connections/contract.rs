@@ -102,6 +102,8 @@ pub struct Contract {
     pub priority: Option<Lane>,
     /// What happens when it cannot keep up; as the room's namespace says if it does not.
     pub on_slow: Option<OnSlow>,
+    /// Whether the reader is a part of the daemon.
+    pub internal: bool,
 }
 
 impl Contract {
@@ -118,17 +120,15 @@ impl Contract {
     #[must_use]
     pub fn terms(&self) -> Terms {
         let conflate = self.mode == Mode::Latest;
-        let policy = |on_full| Some(Policy { on_full, conflate });
-        match self.on_slow {
-            None if conflate => Terms { policy: policy(OnFull::Displace), disconnect: false },
-            None => Terms::default(),
-            Some(OnSlow::Displace) => Terms { policy: policy(OnFull::Displace), disconnect: false },
-            Some(OnSlow::CatchUp) => Terms { policy: policy(OnFull::CatchUp), disconnect: false },
-            Some(OnSlow::Latest) => {
-                Terms { policy: Some(Policy { on_full: OnFull::Displace, conflate: true }), disconnect: false }
-            }
-            Some(OnSlow::Disconnect) => Terms { policy: policy(OnFull::Reject), disconnect: true },
-        }
+        let on_full = match self.on_slow {
+            None if !conflate => return Terms { internal: self.internal, ..Terms::default() },
+            None | Some(OnSlow::Displace | OnSlow::Latest) => OnFull::Displace,
+            Some(OnSlow::CatchUp) => OnFull::CatchUp,
+            Some(OnSlow::Disconnect) => OnFull::Reject,
+        };
+        let policy = Policy { on_full, conflate: conflate || self.on_slow == Some(OnSlow::Latest) };
+        let disconnect = self.on_slow == Some(OnSlow::Disconnect);
+        Terms { policy: Some(policy), disconnect, internal: self.internal }
     }
 
     /// What is granted, as JSON.

@@ -116,8 +116,8 @@ impl Thin {
     }
 }
 
-/// At most one event for each key in a period: the first at once, the last of a burst always. A key's clock goes in whole periods from its first event on, whatever is dropped; only
-/// where a value has to go out early, so that the order holds, it begins anew.
+/// At most one event for each key in a period: the first at once, the last of a burst always. While there is always something held, a key's clock goes in whole periods from its first
+/// event on, whatever is dropped; it begins anew with the next first one, and where a value has to go out early, so that the order holds.
 #[derive(Debug)]
 pub struct Spaced {
     period_ms: u64,
@@ -151,15 +151,16 @@ impl Spaced {
         // All that is held is older than this one.
         self.flush_all(Some(now_ms), out);
         out.push(Arc::clone(event));
-        self.begin(key, now_ms);
+        self.until.insert(key, now_ms + self.period_ms);
         self.forget(now_ms);
         Thinned::default()
     }
 
-    /// A key's next period: the one on its grid that `now_ms` lies in, or a new grid if it was quiet for longer than one.
+    /// A key's next period, right after the one that has ended; a new one where the clock came much too late.
     fn begin(&mut self, key: SmolStr, now_ms: u64) {
-        let until = self.until.entry(key).or_insert(0);
-        *until = if now_ms < *until + self.period_ms { *until + self.period_ms } else { now_ms + self.period_ms };
+        let fresh = now_ms + self.period_ms;
+        let until = self.until.entry(key).or_insert(fresh);
+        *until = if now_ms < *until + self.period_ms { (*until + self.period_ms).min(fresh) } else { fresh };
     }
 
     fn flush_due(&mut self, now_ms: u64, out: &mut Vec<Arc<Event>>) {

@@ -118,7 +118,7 @@ impl Tap {
         let (patterns, positions) = wish;
         let start = positions.map_or(StartAt::Live, |positions| StartAt::After(Cursor::Rooms(positions)));
         // Whatever a room's own policy: a pipeline that is slow reads on from the log.
-        let contract = Contract { on_slow: Some(OnSlow::CatchUp), ..Contract::default() };
+        let contract = Contract { on_slow: Some(OnSlow::CatchUp), internal: true, ..Contract::default() };
         debug_assert_eq!(contract.terms().policy, Some(Policy::on_full(OnFull::CatchUp)));
         light.handler().begin(patterns, &start, Some(Arc::new(contract))).await.map_err(TapError::Rooms)?;
         Ok(Self { light, waker: Waker::from(Arc::new(TickWaker(orders.clone()))) })

@@ -350,7 +350,7 @@ impl RoomActor {
             None => room.tail.lock().is_empty(),
         };
         let stateless = room.state.lock().is_none();
-        if idle && stateless && kept_elsewhere && room.subscribers() == 0 {
+        if idle && stateless && kept_elsewhere && room.members.lock().is_empty() {
             // If it closes, pushes are refused from here on, and come again to the room's successor.
             let _ = inbox.mailbox().close_if_empty();
         }

@@ -72,6 +72,8 @@ pub struct Terms {
     pub policy: Option<Policy>,
     /// Whether it is sent away instead.
     pub disconnect: bool,
+    /// Whether it is a part of the daemon, and no subscriber.
+    pub internal: bool,
 }
 
 /// A reader of a room.
@@ -224,10 +226,10 @@ impl Room {
         self.state.lock().as_ref().map(RoomState::size)
     }
 
-    /// How many readers follow it.
+    /// How many clients follow it.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.members.lock().len()
+        self.members.lock().values().filter(|member| !member.terms.internal).count()
     }
 
     /// Where its events lie in the log.

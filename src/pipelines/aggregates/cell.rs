@@ -102,7 +102,9 @@ impl Cell {
             }
             (Self::Spread(spread), Self::Spread(other)) => spread.merge(other),
             // Two of the same accuracy always fit.
-            (Self::Sketch(sketch), Self::Sketch(other)) => drop(sketch.0.merge(&other.0)),
+            (Self::Sketch(sketch), Self::Sketch(other)) => {
+                let _ = sketch.0.merge(&other.0);
+            }
             (Self::Distinct(values), Self::Distinct(others)) => {
                 for other in others {
                     if values.len() >= distinct_max {

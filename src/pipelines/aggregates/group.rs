@@ -6,18 +6,27 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
-use super::Kept;
+use super::cell::Kept;
 use crate::event::RoomName;
 use crate::pipelines::field::{By, Field};
 use crate::pipelines::record::{Got, Record};
 use crate::pipelines::section::Section;
 
 /// A field's name as the name of a figure: dots are underscores, `data.` is left out.
-pub(crate) fn name_of(field: &Field) -> String {
+pub(super) fn name_of(field: &Field) -> String {
     match field {
         Field::Data(path) if !path.names.is_empty() => path.names.join("_"),
         field => field.to_string(),
     }
+}
+
+/// Reads `as_kind`, the kind of the events that are made.
+pub(crate) fn made_kind(section: &mut Section<'_, '_>, default: &'static str) -> SmolStr {
+    let kind = section.text_if_given("as_kind").map_or(SmolStr::new_static(default), SmolStr::from);
+    if kind.is_empty() || kind.chars().count() > 100 {
+        section.fault("as_kind", "expected 1 to 100 characters");
+    }
+    kind
 }
 
 /// A group's key as an event's key: none if it is empty.

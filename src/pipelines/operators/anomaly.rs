@@ -7,9 +7,9 @@
 //! that is the default here 4. What the median and the MAD of weighted values are stands in `anomaly/sample.rs`.
 //!
 //! A value is judged by those before it and then learned. With `learn = "normal"` an anomalous value is not learned, until there were `relearn` of them in a row: then these are, and what
-//! follows of the row. With `season`, values are judged by, and learned for, the same slot of the season only: with `season = "24h"` and `slots = 24` the same hour of other days, by UTC; the
-//! slot is `min(timestamp % season // (season // slots), slots - 1)` in whole milliseconds since 1970, and a row is one of the slot. What a key (or a slot) has fewer than `warm_up` values
-//! for is learned and not judged: it neither starts nor ends an anomaly.
+//! follows of the row. With `season`, values are judged by, and learned for, the same slot of the season only: with `season = "24h"` and `slots = 24` the same hour of other days, by UTC.
+//! The slot is `min(timestamp % season // (season // slots), slots - 1)` in whole milliseconds since 1970, and a row is one of the slot. As long as a key (or a slot) has learned fewer than
+//! `warm_up` values they are not judged: they neither start nor end an anomaly.
 //!
 //! Late: a value that happened before the last one of its key would be judged by its future: it is neither judged nor learned and is a dead letter. Missing or wrong: an event without the
 //! number, or whose `by` gives no text, number or flag, is a dead letter, and so is that of a key over `keys_max`. All by the times at which values happened; the clock only forgets keys.

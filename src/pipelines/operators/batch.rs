@@ -60,6 +60,10 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
         section.fault("count", "is missing; a batch ends by count, by time or by both");
         return None;
     }
+    if section.has("keys_idle") && section.has("time") {
+        section.fault("keys_idle", "goes without time only, by which a batch ends sooner or later anyway");
+        return None;
+    }
     if time_ms == Some(0) {
         section.fault("time", "expected a time longer than 0s");
         return None;
@@ -277,6 +281,7 @@ mod tests {
             ("", "count: is missing; a batch ends by count, by time or by both"),
             ("count = 0", "count: expected a whole number from 1 to 10000"),
             ("time = \"0s\"", "time: expected a time longer than 0s"),
+            ("time = \"1s\"\nkeys_idle = \"1h\"", "keys_idle: goes without time only"),
             ("count = 2\nas_kind = \"\"", "as_kind: expected text of 1 to 100 characters"),
         ] {
             let faults = Bench::try_new(&format!("op = \"batch\"\n{settings}")).unwrap_err();

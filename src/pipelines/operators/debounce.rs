@@ -48,8 +48,8 @@ struct Waiting {
 /// Reads the step's settings.
 pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let (by, quiet_ms, max_wait_ms) = (section.by("by"), section.time("quiet"), section.time_if_given("max_wait"));
-    // A key is forgotten with the event that it waits with, and not before.
-    let (keys_max, _) = section.key_limits();
+    // Not `key_limits`: a key is forgotten when its event goes on, and not before, so there is nothing to set.
+    let keys_max = usize::try_from(section.count_or("keys_max", 1..=10_000_000, 100_000)).unwrap_or(usize::MAX);
     if max_wait_ms.is_some_and(|wait_ms| wait_ms < quiet_ms) {
         section.fault("max_wait", "expected a time that is not shorter than quiet");
         return None;

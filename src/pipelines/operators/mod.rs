@@ -18,6 +18,7 @@ mod sample;
 mod threshold;
 mod throttle;
 mod validate;
+//mod window;
 
 use super::operator::Operator;
 use super::section::Section;
@@ -36,6 +37,7 @@ const OPERATORS: &[(&str, Read)] = &[
     ("throttle", throttle::read),
     ("debounce", debounce::read),
     ("batch", batch::read),
+    //("window", window::read),
     ("delta", delta::read),
     ("threshold", threshold::read),
     ("anomaly", anomaly::read),

@@ -63,8 +63,8 @@ impl Period {
 /// Reads the step's settings.
 pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let (by, period_ms, last) = (section.by("by"), section.time("period"), section.flag("last", true));
-    // Two periods after its last event a key has nothing that could be forgotten.
-    let (keys_max, _) = section.key_limits();
+    // Not `key_limits`: two periods after its last event there is nothing left of a key to be kept, so there is nothing to set.
+    let keys_max = usize::try_from(section.count_or("keys_max", 1..=10_000_000, 100_000)).unwrap_or(usize::MAX);
     let periods = Keyed::new(keys_max, period_ms.saturating_mul(2));
     Some(Box::new(Throttle { by, period_ms, last, periods, ends: Timetable::default() }))
 }
@@ -105,7 +105,9 @@ impl Operator for Throttle {
                 cx.emit(held.into_record());
             }
         }
-        self.periods.expire(cx.now_ms, |period| period.held.is_none());
+        // What was just let go counts for the period that it is now.
+        let (now_ms, period_ms) = (cx.now_ms, self.period_ms);
+        self.periods.expire(now_ms, |period| period.held.is_none() && period.end_ms(period_ms) <= now_ms);
     }
 
     fn due_ms(&self) -> Option<u64> {

@@ -62,6 +62,7 @@ class Daemon(Api):
             "AUTH__API_KEYS": f"test:{self.key}",
             "AUTH__TOKEN_FILE": self.token_file,
             "SOURCES__HOST__ENABLED": "false",
+            "PIPELINES__BUILTIN": "false",
         }
         self.settings.update(settings)
         self.wrapper, self.arguments = [], []

@@ -86,7 +86,9 @@ fn the_past_comes_out_as_it_would_have_live() {
     let (mut live, mut past) = (Thin::of(&contract, false).unwrap(), Thin::of(&contract, false).unwrap());
     let (live, _) = run(&mut live, &list, 300);
     let mut out = Vec::new();
-    list.iter().for_each(|event| drop(past.take(event, &mut out)));
+    for event in &list {
+        past.take(event, &mut out);
+    }
     past.flush(&mut out);
     let text = |event: &Arc<Event>| event.json();
     assert_eq!(live.iter().map(|(_, event)| text(event)).collect::<Vec<_>>(), out.iter().map(text).collect::<Vec<_>>());

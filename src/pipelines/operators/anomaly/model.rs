@@ -45,7 +45,7 @@ fn set() -> impl Strategy<Value = Set> {
 
 /// Times and values.
 fn values(most: usize) -> impl Strategy<Value = Vec<(u64, f64)>> {
-    let value = prop_oneof![3 => (-4..5).prop_map(f64::from), 2 => -10.0..10.0_f64, 1 => Just(100.0)];
+    let value = prop_oneof![3 => (-4_i32..5).prop_map(f64::from), 2 => -10.0..10.0_f64, 1 => Just(100.0)];
     proptest::collection::vec((0_u64..6, value), 1..most).prop_map(|steps| {
         let next = |now: &mut u64, (after, value): (u64, f64)| {
             *now += after;
@@ -72,7 +72,7 @@ fn weight(age: usize, half_life: u32) -> u64 {
 type History = Vec<(f64, bool)>;
 
 /// Median, deviation, score, and whether it is anomalous.
-fn judge(history: &History, value: f64, set: &Set) -> Option<(f64, f64, f64, bool)> {
+fn judge(history: &[(f64, bool)], value: f64, set: &Set) -> Option<(f64, f64, f64, bool)> {
     let rows = history.chunk_by(|one, other| one.1 == other.1);
     let learned = rows.filter(|row| !row[0].1 || set.relearn.is_none_or(|relearn| row.len() >= relearn)).flatten();
     let mut weighted: Vec<(f64, u64)> = learned.map(|(value, _)| (*value, 0)).collect();
@@ -103,7 +103,7 @@ proptest! {
     #[test]
     fn what_is_told_is_what_comes_out_of_all_values_each_time(values in values(80), set in set()) {
         let (mut each, mut changes) = (bench(&set.toml("each")), bench(&set.toml("changes")));
-        let (mut slots, mut since) = (vec![History::new(); 4], None);
+        let (mut slots, mut since): (_, Option<u64>) = (vec![History::new(); 4], None);
         for (at, value) in values {
             let slot = set.season.map_or(0, |(length, slots)| (at % length / (length / slots)).min(slots - 1));
             let history = &mut slots[usize::try_from(slot).unwrap()];
@@ -132,7 +132,13 @@ proptest! {
     }
 
     #[test]
-    fn a_restart_changes_nothing(values in values(60), set in set(), at in 0..60_usize, late in 0_u64..4, each: bool) {
+    fn a_restart_changes_nothing(
+        values in values(60),
+        set in set(),
+        at in 0..60_usize,
+        late in 0_u64..4,
+        each in any::<bool>(),
+    ) {
         let settings = set.toml(if each { "each" } else { "changes" });
         let (mut once, mut again) = (bench(&settings), bench(&settings));
         for (step, (now, value)) in values.into_iter().enumerate() {

@@ -33,14 +33,16 @@ impl Band {
 }
 
 fn band() -> impl Strategy<Value = Band> {
-    (5..9, 0..3, 1..5, 0..3, 0_u64..8, 0_u64..8).prop_map(|(above, lower, below, higher, hold, hold_clear)| Band {
-        above,
-        clear_above: above - lower,
-        below,
-        clear_below: below + higher,
-        hold,
-        hold_clear,
-    })
+    (5_i32..9, 0_i32..3, 1_i32..5, 0_i32..3, 0_u64..8, 0_u64..8).prop_map(
+        |(above, lower, below, higher, hold, hold_clear)| Band {
+            above,
+            clear_above: above - lower,
+            below,
+            clear_below: below + higher,
+            hold,
+            hold_clear,
+        },
+    )
 }
 
 /// When, why, started or cleared, the value, and how long the alarm had been.
@@ -98,7 +100,7 @@ fn walked(values: &[(u64, i32)], band: &Band, end: u64) -> Vec<Told> {
 }
 
 fn usages() -> impl Strategy<Value = Vec<(u64, i32)>> {
-    proptest::collection::vec((1_u64..7, 0..11), 1..40).prop_map(|steps| {
+    proptest::collection::vec((1_u64..7, 0_i32..11), 1..40).prop_map(|steps| {
         let next = |now: &mut u64, (after, value): (u64, i32)| {
             *now += after;
             Some((*now, value))
@@ -165,7 +167,7 @@ proptest! {
 
     #[test]
     fn a_restart_changes_nothing(
-        steps in proptest::collection::vec((0_u64..6, 0_u64..6, 0..3_usize, -1..11), 1..50),
+        steps in proptest::collection::vec((0_u64..6, 0_u64..6, 0..3_usize, -1_i32..11), 1..50),
         at in 0..50_usize,
         band in band(),
         silence in 0_u64..12,
