@@ -38,11 +38,14 @@ fn data_flows_one_way_and_nobody_names_what_lies_to_the_right() {
         ("src/auth", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/limits", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/settings", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
-        ("src/engine/sources", &["crate::engine::connections", "crate::edge", "crate::app", "crate::cli"]),
+        ("src/pipelines", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
+        ("src/engine/pipelines", &["crate::engine::sources", "connections::supervisor", "crate::edge", "crate::app", "crate::cli"]),
+        ("src/engine/sources", &["crate::engine::pipelines", "crate::engine::connections", "crate::edge", "crate::app", "crate::cli"]),
         (
             "src/engine/rooms",
             &[
                 "crate::engine::sources",
+                "crate::engine::pipelines",
                 "connections::session",
                 "connections::supervisor",
                 "connections::dialect",
@@ -83,6 +86,10 @@ fn each_library_with_a_seam_is_named_behind_it_only() {
     only("src", "argon2::", &["src/auth/users.rs"]);
     only("src", "governor::", &["src/limits/rates.rs"]);
     only("src", "opentelemetry", &["src/traces.rs"]);
+    only("src", "cel::", &["src/pipelines/expression"]);
+    only("src", "jsonschema::", &["src/pipelines/operators/validate.rs"]);
+    only("src", "sketches_ddsketch", &["src/pipelines/aggregates"]);
+    only("src", "postcard::", &["src/pipelines/operator.rs", "src/engine/pipelines/journal.rs"]);
 }
 
 #[test]

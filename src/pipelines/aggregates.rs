@@ -1,6 +1,6 @@
 //! What is computed of a group of events: counts, sums, quantiles and the like, one event at a time, and of two groups together as well.
 //!
-//! Settings say what is wanted (`fields = { usage = ["mean", "max"], latency = "p95" }`); a [`Plan`] is made of them, and each group's [`Totals`] keep only what that needs. The figures
+//! Settings say what is wanted (`fields = { usage = ["mean", "max"], latency = "p95" }`); a plan is made of them, and each group keeps only what that needs. The figures
 //! are named `<field>_<function>`, dots as underscores: `usage_mean`, `disk_free_min`. `count` and `rate` of all events are always there.
 //!
 //! | function | what it is |

@@ -109,8 +109,8 @@ impl<S> Keyed<S> {
             return Vec::new();
         }
         self.next_look_ms = now_ms + self.pause();
-        let before = now_ms.saturating_sub(self.idle_ms);
-        let old = |slot: &Slot<S>| slot.touched_ms <= before && may(&slot.state);
+        let idle_ms = self.idle_ms;
+        let old = |slot: &Slot<S>| slot.touched_ms.saturating_add(idle_ms) <= now_ms && may(&slot.state);
         if !self.slots.values().any(old) {
             return Vec::new();
         }

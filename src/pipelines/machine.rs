@@ -1,6 +1,7 @@
 //! A pipeline at work, without anything around it: events and the time in, events for rooms out. The daemon's actors run it on live rooms, `tidegate test` on cases, `tidegate replay` on a
 //! stored range; all of them by these few calls, so that what is tested is what runs.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -95,7 +96,13 @@ impl Machine {
     pub fn event(&mut self, event: &Arc<Event>, out: &mut Vec<Output>) {
         self.clock(event.arrived_ms, out);
         let record = Record::of(event, self.definition.chain.extractor());
-        self.work(record, out);
+        let work = AssertUnwindSafe(|| self.work(record, out));
+        if catch_unwind(work).is_err() {
+            // A mistake of an operator's must not stop the pipeline at this event for ever. The same event makes the same mistake after a restart, so that is all the same again.
+            let record = Box::new(Record::of(event, self.definition.chain.extractor()));
+            let (step, why) = (self.definition.chain.steps().len(), Why::Other("an operator failed over it".to_owned()));
+            self.refuse(&Rejected { step, field: "event".to_owned(), why, record }, out);
+        }
     }
 
     /// Works on an event that is one already; the clock goes to its arrival first.

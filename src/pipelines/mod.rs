@@ -4,7 +4,7 @@
 //! [`set`] is all of them together; [`definition`] reads a file, by [`section`]; [`machine`] runs one, [`cases`] try one; [`chain`] is its steps in order; [`operator`] says what a step is, `operators/` has them all. A [`record`] is an event on its way, a
 //! [`field`] a part of it, an [`expression`] what is computed of it, a [`template`] a name made of it.
 
-//pub mod aggregates;
+pub mod aggregates;
 pub mod cases;
 pub mod chain;
 pub mod definition;

@@ -2,7 +2,7 @@
 
 `daemon` is one with the harness's settings; `start_daemon(LIMITS__BODY_BYTES="1KiB")` is for a test that needs its own.
 `victim` is one that all tests of a module share, with the module's `SETTINGS`, and that must stand what each does to it.
-`sse`, `ws` and `browser` open clients. A daemon that panicked fails its test, and a failed test shows all daemon output.
+`sse`, `ws`, `serve` and `browser` open clients. A daemon that panicked fails its test, and a failed test shows all daemon output.
 """
 
 import faulthandler
@@ -15,6 +15,7 @@ from harness import process
 from harness.browser import Browser
 from harness.daemon import Daemon, binary
 from harness.hostile import Watch
+from harness.served import READERS
 from harness.sse import Sse
 from harness.tokens import JwksServer
 from harness.ws import Ws
@@ -119,6 +120,20 @@ def ws():
     yield open_connection
     for connection in connections:
         connection.close()
+
+
+@pytest.fixture
+def serve():
+    """Opens readers that say how they want to be served: `serve("sse", daemon, room, mode="mean", period="1s")`."""
+    readers = []
+
+    def open_reader(way, *arguments, **asked):
+        readers.append(READERS[way](*arguments, **asked))
+        return readers[-1]
+
+    yield open_reader
+    for reader in readers:
+        reader.stop()
 
 
 @pytest.fixture

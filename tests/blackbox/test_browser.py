@@ -1,11 +1,15 @@
 """What a person with a browser is promised, in a headless Chromium: EventSource that comes back by itself, and a page that lives."""
 
 import re
+import time
 
 import pytest
 
+from harness import pipelines
+from harness.api import rfc3339
 from harness.load import assert_no_hole
 from harness.process import eventually
+from harness.tokens import mint
 
 LISTEN = """
 window.seen = []; window.opened = 0;
@@ -154,3 +158,270 @@ def test_a_person_signs_in_with_a_password_and_the_page_lives_on_the_cookie(star
     assert browser.run("document.cookie") == "", "no script sees the session"
     # The session outlives its first token: the page gets a new one when it is told that the old one ends.
     browser.wait("performance.now() > 10000 && document.getElementById('state').dataset.state === 'live'", "it still lives after its first token's end", timeout=30)
+
+
+WELLS = """
+[pipeline]
+from = "well:*"
+
+[[step]]
+op = "threshold"
+field = "pressure"
+by = "room"
+name = "pressure"
+above = 90
+clear_above = 75
+severity = "critical"
+pass = true
+
+[[output]]
+room = "alarms:wells"
+where = "kind == \\"alarm\\""
+
+[[output]]
+room = "latest"
+key = "{room}"
+where = "kind == \\"sample\\""
+state = true
+"""
+
+
+@pytest.fixture
+def start_page(start_daemon, browser):
+    """Starts a daemon with pipelines, which work, and opens its page; for an admin if nothing else is said. Nothing may be red in the console."""
+    def start(admin=True, **texts):
+        daemon = start_daemon(started=False, **pipelines.SETTINGS)
+        pipelines.write(daemon, **texts)
+        pipelines.working(daemon.start())
+        browser.open(f"{daemon.url}/?token={pipelines.ADMIN if admin else daemon.key}")
+        browser.wait("document.querySelector('#state').dataset.state === 'live'", "#state says live")
+        return daemon
+
+    yield start
+    browser.run("0")  # takes in what the console still has to say
+    assert browser.errors == [], "red in the console"
+
+
+def sample(daemon, room, pressure):
+    daemon.publish(room, {"kind": "sample", "data": {"pressure": pressure}})
+
+
+def texts(selector):
+    """What the elements say, as an expression of the page."""
+    return f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)"
+
+
+def shown(browser, selector, *words):
+    """Waits until one of these elements says all the words, in whatever room; returns what it says."""
+    return browser.wait(f"{texts(selector)}.find(text => {list(words)!r}.every(word => text.includes(word)))", f"{words} in {selector}")
+
+
+def test_the_page_shows_an_alarm_while_it_is_on_and_then_among_those_that_came_last(start_page, browser):
+    daemon = start_page(wells=WELLS)
+    browser.wait("document.querySelector('#alarms-none').checkVisibility()", "it says that no alarm is on")
+    assert browser.text("#alarms-none") == "No alarm is on."
+    sample(daemon, "well:1", 95)
+    shown(browser, "#alarms-on .alarm.critical", "critical", "pressure", "well:1 in alarms:wells", "95", "above 90", "since", "for")
+    assert not browser.run("document.querySelector('#alarms-none').checkVisibility()")
+    sample(daemon, "well:1", 80)
+    sample(daemon, "well:2", 91)
+    shown(browser, "#alarms-on .alarm", "well:2")
+    shown(browser, "#alarms-on .alarm", "well:1")
+    sample(daemon, "well:1", 12)
+    shown(browser, "#alarms-past .alarm", "pressure", "well:1 in alarms:wells", "cleared", "after")
+    [left] = browser.run(texts("#alarms-on .alarm"))
+    assert "well:2" in left
+
+
+def test_a_critical_alarm_is_seen_at_a_glance_and_is_read_out(start_page, browser):
+    daemon = start_page(wells=WELLS)
+    assert browser.run("document.title") == "tidegate"
+    # What was on before the page came is summed up, and what comes then is news.
+    browser.run("new Promise(done => setTimeout(done, 2000))")
+    sample(daemon, "well:1", 95)
+    browser.wait("document.querySelector('#alarms-state').checkVisibility()", "the head of the page tells it")
+    assert browser.text("#alarms-state") == "1 critical alarm"
+    assert browser.run("document.title").endswith("(1) tidegate")
+    shown(browser, "#alarms [role=alert]", "Critical alarm started", "pressure", "well:1")
+    sample(daemon, "well:1", 12)
+    shown(browser, "#alarms [role=status]", "Critical alarm over", "pressure", "well:1")
+    browser.wait("document.title === 'tidegate'", "the title says so")
+    assert not browser.run("document.querySelector('#alarms-state').checkVisibility()")
+
+
+def test_the_page_shows_alarms_of_any_room_and_those_that_were_on_before_it_came(start_page, browser):
+    daemon = start_page()
+    started = {"anomaly": "drift", "state": "started", "value": 7.25, "expected": 3, "severity": "warning", "since": rfc3339(time.time() - 7200), "field": "data.flow"}
+    daemon.publish("pump:9", [{"kind": "anomaly", "key": "inlet", "data": started}, {"kind": "alarm", "priority": "critical", "data": {"text": "a hand-made one"}}])
+    for _ in range(2):
+        shown(browser, "#alarms-on .alarm.high", "warning", "drift", "inlet in pump:9", "flow 7.25, expected 3", "for 2 h 0 min")
+        shown(browser, "#alarms-past .alarm.critical", "a hand-made one", "told")
+        browser.open(f"{daemon.url}/?token={pipelines.ADMIN}&again")
+
+
+def test_an_alarm_that_ends_while_the_page_is_cut_off_is_over_when_it_is_back(start_page, browser):
+    daemon = start_page(wells=WELLS)
+    sample(daemon, "well:1", 95)
+    shown(browser, "#alarms-on .alarm", "well:1")
+    daemon.kill9()
+    browser.wait("document.querySelector('#state').dataset.state !== 'live'", "#state says that it is not live")
+    daemon.start()
+    sample(daemon, "well:1", 12)
+    browser.wait("document.querySelector('#alarms-on').children.length === 0", "it is over", timeout=40)
+    shown(browser, "#alarms-past .alarm", "well:1", "cleared")
+    browser.errors.clear()  # that it could not connect is red, and was so
+
+
+def test_a_dead_letter_about_an_alarm_is_no_alarm(start_page, browser):
+    daemon = start_page(wells=WELLS)
+    daemon.publish("well:1", {"kind": "alarm", "data": {"text": "without a pressure"}})
+    daemon.publish("well:2", {"kind": "alarm", "data": {"text": "another"}})
+    pipelines.came(daemon, "dead-letter:wells", 2)
+    sample(daemon, "well:1", 95)
+    shown(browser, "#alarms-on .alarm", "well:1")
+    rooms = browser.run("[...document.querySelectorAll('#alarms-past .alarm')].map(e => e.dataset.room)")
+    assert sorted(rooms) == ["well:1", "well:2"]
+
+
+def window(end, **data):
+    return {"kind": "window", "key": "cpu", "data": {"count": 10, "start": rfc3339(end - 10), "end": rfc3339(end), **data}}
+
+
+def drawn(selector):
+    """How many points of a canvas are not empty, as an expression of the page."""
+    return f"""(canvas => canvas && [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data].filter((n, i) => i % 4 === 3 && n > 0).length)
+               (document.querySelector({selector!r}))"""
+
+
+def test_the_page_draws_a_rooms_windows(start_page, browser):
+    daemon = start_page()
+    assert not browser.run("document.querySelector('#windows').checkVisibility()"), "as long as there are none"
+    now = time.time()
+    daemon.publish("host-window:cpu", [window(now - 100 + 10 * n, usage_mean=20 + n, usage_max=60 + n, used_mean=None) for n in range(10)])
+    card = "#windows [data-room=\"host-window:cpu\"]"
+    shown(browser, card, "cpu", "29.0 % mean", "69.0 % max", "10 s each", "10 events")
+    before = browser.wait(drawn(f"{card} canvas"), "something is drawn")
+    label = browser.run(f"document.querySelector('{card} canvas').getAttribute('aria-label')")
+    assert label == "host-window:cpu, the last 10 windows; now 29.0 % mean, 69.0 % max"
+    daemon.publish("host-window:cpu", window(now, usage_mean=33.5, usage_min=0, usage_max=99))
+    shown(browser, card, "33.5 % mean", "99.0 % max")
+    browser.wait(f"{drawn(f'{card} canvas')} !== {before}", "the chart is another one")
+
+
+def test_a_window_that_is_told_again_takes_its_own_place(start_page, browser):
+    daemon, now = start_page(), time.time()
+    daemon.publish("host-window:cpu", [window(now - 10, usage_mean=1), window(now, usage_mean=2, open=True), window(now, usage_mean=3, updated=True)])
+    shown(browser, "#windows .card", "3.0 % mean")
+    assert "the last 2 windows" in browser.run("document.querySelector('#windows canvas').getAttribute('aria-label')")
+
+
+def table(browser):
+    """What the page's table of a state says, by key."""
+    return browser.run("Object.fromEntries([...document.querySelectorAll('#table tr[data-key]')].map(row => [row.dataset.key, JSON.parse(row.cells[1].textContent)]))")
+
+
+def follow(browser, rooms):
+    browser.run(f"document.querySelector('#follow-room').value = {rooms!r}; document.querySelector('#follow-start').click()")
+
+
+STATE = '[pipeline]\nfrom = "in:*"\n[[output]]\nroom = "table:{kind}"\nkey = "{key}"\nstate = true\nstate_mode = "merge"\n'
+
+
+def test_the_table_of_a_rooms_state_is_shown_and_follows(start_page, browser):
+    daemon = start_page(state=STATE)
+
+    def put(key, data):
+        daemon.publish("in:1", {"kind": "k", "key": key, "data": data})
+
+    put("a", {"x": 1, "deep": {"one": 1, "two": 2}})
+    put("b", [1, None])
+    pipelines.came(daemon, "table:k", 2)
+    follow(browser, "table:k")
+    eventually(lambda: table(browser) == {"a": {"x": 1, "deep": {"one": 1, "two": 2}}, "b": [1, None]}, "the table as it was")
+    put("a", {"x": None, "deep": {"two": 3}})
+    put("__proto__", {"constructor": 1})
+    put("b", None)
+    expected = {"a": {"deep": {"one": 1, "two": 3}}, "__proto__": {"constructor": 1}}
+    eventually(lambda: table(browser) == expected, "the table after the changes")
+    assert pipelines.state(daemon, "table:k")["data"] == expected
+    assert browser.text("#table-count") == "2 keys"
+    follow(browser, "in:1")
+    browser.wait("!document.querySelector('#table-part').checkVisibility()", "a room without a state has no table")
+
+
+def test_the_table_goes_on_after_a_restart(start_page, browser):
+    daemon = start_page(state=STATE)
+    follow(browser, "table:*")
+    for n in range(3):
+        daemon.publish("in:1", {"kind": "k", "key": f"key{n}", "data": n})
+    eventually(lambda: table(browser) == {"key0": 0, "key1": 1, "key2": 2}, "the table")
+    daemon.restart()
+    daemon.publish("in:1", [{"kind": "k", "key": "key1", "data": {"new": True}}, {"kind": "other", "key": "key1", "data": 7}])
+    browser.wait("document.querySelectorAll('#table tbody[data-room]').length === 2", "the tables of two rooms", timeout=40)
+    eventually(lambda: pipelines.state(daemon, "table:k")["data"] == {"key0": 0, "key1": {"new": True}, "key2": 2}, "the daemon's own")
+    shown(browser, "#table [data-room='table:k'] [data-key=key1]", '{"new":true}')
+    shown(browser, "#table [data-room='table:other'] [data-key=key1]", "7")
+    browser.errors.clear()  # that it could not connect is red, and was so
+
+
+def test_what_is_in_a_state_an_alarm_or_a_window_is_shown_as_text_and_never_as_markup(start_page, browser):
+    daemon = start_page(state=STATE)
+    follow(browser, "table:k")
+    attack = "<img src=x onerror=\"window.hit=1\"><script>window.hit=1</script>"
+    daemon.publish("in:1", {"kind": "k", "key": attack, "data": attack})
+    daemon.publish("host-alarms", {"kind": "alarm", "key": attack, "data": dict.fromkeys(("alarm", "state", "reason", "severity", "field", "value", "text"), attack)})
+    daemon.publish("host-window:x", {**window(time.time(), usage_mean=1), "key": attack})
+    for place in ("#table", "#alarms-past", "#windows"):
+        shown(browser, place, "<img src=x")
+        assert browser.run(f"document.querySelectorAll('{place} img, {place} script').length") == 0
+    assert browser.run("window.hit ?? null") is None
+
+
+def test_an_admin_sees_how_pipelines_are(start_page, browser):
+    daemon = start_page(wells=WELLS, state=STATE)
+    shown(browser, "#pipelines [data-pipeline=state]", "state")
+    for pressure in (10, 20, 95):
+        sample(daemon, "well:1", pressure)
+    daemon.publish("well:1", {"kind": "sample", "data": {}})
+    eventually(lambda: pipelines.listed(daemon)["wells"]["events_in"] == 4, "the pipeline has worked on them")
+
+    def row():
+        names = browser.run("[...document.querySelectorAll('#pipelines thead th')].map(e => e.textContent)")
+        cells = browser.run("[...document.querySelectorAll('#pipelines [data-pipeline=wells] :is(th, td)')].map(e => e.textContent)")
+        return dict(zip(names, cells))
+
+    seen = eventually(lambda: (found := row())["In"] == "4" and found, "the page asks again", timeout=20)
+    # An alarm, three changes of a state of which one says nothing new, and a dead letter.
+    told = pipelines.listed(daemon)["wells"]
+    assert seen["Pipeline"] == "wells" and seen["Rejected"] == "1" and seen["Out"] == str(told["events_out"]) and seen["Keys"] == str(told["keys"])
+    assert "pressure" in seen["Last trouble"]
+
+
+def test_who_is_no_admin_is_shown_no_pipelines(start_page, browser):
+    daemon = start_page(admin=False, wells=WELLS)
+    sample(daemon, "well:1", 95)
+    shown(browser, "#alarms-on .alarm", "well:1")  # meanwhile the page has asked who it is
+    browser.wait("performance.getEntriesByType('resource').some(entry => entry.name.endsWith('/auth/me'))", "the page has asked who it is")
+    assert not browser.run("document.querySelector('#pipelines-part').checkVisibility()")
+
+
+def test_where_there_are_more_rooms_than_a_page_can_follow_it_watches_the_hosts_alarms_and_says_so(start_daemon, browser):
+    daemon = start_daemon(LIMITS__CURSOR_BYTES="200B")
+    for n in range(20):
+        daemon.publish(f"crowd:{n}", {"kind": "k", "data": n})
+    browser.open(f"{daemon.url}/?token={daemon.key}")
+    browser.wait("document.querySelector('#state').dataset.state === 'live'", "#state says live")
+    shown(browser, "#alarms-part", "Only host-alarms is watched")
+    daemon.publish("host-alarms", {"kind": "alarm", "data": {"alarm": "hot", "state": "started", "severity": "critical"}})
+    shown(browser, "#alarms-on .alarm.critical", "hot", "host-alarms")
+
+
+def test_a_page_that_may_read_one_room_shows_the_alarms_in_it(start_daemon, browser):
+    daemon = start_daemon(**pipelines.SETTINGS)
+    token = mint(sub="ann", rooms=["well:1"])
+    browser.open(f"{daemon.url}/?token={token}")
+    browser.wait("document.querySelector('#state').dataset.state === 'live'", "#state says live")
+    for room in ("well:2", "well:1"):
+        daemon.publish(room, {"kind": "alarm", "data": {"alarm": "leak", "state": "started"}})
+    shown(browser, "#alarms-on .alarm", "leak", "well:1")
+    assert len(browser.run(texts("#alarms-on .alarm"))) == 1

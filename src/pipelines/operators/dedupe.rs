@@ -1,8 +1,9 @@
 //! `dedupe`: drops what was there already a short time ago.
 //!
-//! Events are told apart by `by` (their key), or by all of their data with `by = "data"`: then byte for byte as JSON, by the first 128 bits of its SHA-256. With `mode = "first"` an event
-//! goes on and its repetitions are dropped until `within` after it; the next one then is a first again. With `mode = "changes"` an event goes on if `field` is another than in the last one
-//! that went on, or if that was `within` ago; of a field that is a list or an object, or long text, a digest is kept. Dropped repetitions are no dead letters.
+//! Events are told apart by `by` (their key), or by all of their data with `by = "data"`: then by the first 128 bits of the SHA-256 of its JSON, in which spaces and the order of names do not
+//! matter. With `mode = "first"` an event goes on and its repetitions are dropped until `within` after it; the next one then is a first again. With `mode = "changes"` an event goes on if
+//! `field` is another than in the last one that went on, or if that was `within` ago; of a field that is a list or an object, or long text, a digest is kept. Dropped repetitions are no
+//! dead letters.
 //!
 //! Times are those of arrival: when something happened does not matter, and late events are as good as any. A field of `by` that is missing or no text, number or flag, a missing
 //! `field`, and a new key over `keys_max` make the event a dead letter; a `field` that is `null` is a value like others. Keys are forgotten by themselves, `within` after they last
@@ -87,7 +88,8 @@ fn mark(value: &Got<'_>) -> SmolStr {
 impl Operator for Dedupe {
     fn event(&mut self, record: &mut Record, cx: &mut Context<'_>) -> Next {
         let key = match &self.by {
-            Group::WholeData => digest(&record.json()),
+            // Not the JSON as it came: what a step before kept over a restart is written anew.
+            Group::WholeData => digest(record.value().to_string().as_bytes()),
             Group::Fields(by) => match by.of(record) {
                 Ok(key) => key,
                 Err(field) => return cx.reject_field(record, field, "text, a number or a flag"),

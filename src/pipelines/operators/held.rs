@@ -1,7 +1,7 @@
 //! What waits in an operator: events in the form in which they are kept, and the times at which keys are due.
 //!
-//! A held event stays the [`Record`] that came, which costs nothing; it is written out only where the operator's state is. What is read back is a tree: the same data, though its JSON
-//! may be written otherwise (names sorted, no spaces, numbers in their shortest form).
+//! A held event stays the [`Record`] that came, which costs nothing; it is written out only where the operator's state is. When it is let go it is a tree in any case: steps behind it
+//! must see the same whether or not the state was read back meanwhile, and as JSON it may be written otherwise than it came (names sorted, no spaces, numbers in their shortest form).
 
 use std::collections::BTreeSet;
 
@@ -27,8 +27,9 @@ impl Held {
         &self.0
     }
 
-    /// Lets the event go.
-    pub(super) fn into_record(self) -> Record {
+    /// Lets the event go, as a tree.
+    pub(super) fn into_record(mut self) -> Record {
+        self.0.tree();
         self.0
     }
 }
@@ -115,6 +116,7 @@ impl FromIterator<(u64, SmolStr)> for Timetable {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::pipelines::field::Extractor;
     use crate::pipelines::operator::{load, save};
     use serde_json::json;
 
@@ -128,6 +130,16 @@ mod tests {
             let again: Held = load(&save(&Held::of(&record))).unwrap();
             assert_eq!(format!("{:?}", again.into_record()), format!("{record:?}"));
         }
+    }
+
+    #[test]
+    fn what_goes_on_is_the_same_whether_or_not_the_state_was_read_back() {
+        let room = RoomName::parse("in").unwrap();
+        let record = Record::made(room, "sample", None, 0, 0, json!(null));
+        let record = record.given(r#"{ "z": 1e2, "a": "\u00e9" }"#.into(), &Extractor::default());
+        let again: Held = load(&save(&Held::of(&record))).unwrap();
+        let [kept, held] = [again, Held::of(&record)].map(|held| format!("{:?}", held.into_record()));
+        assert_eq!(kept, held);
     }
 
     #[test]

@@ -8,7 +8,6 @@
 //! given something, are dead letters; so are events of the other room without `table_key`, those over `keys_max`, and patches of a table that are no objects.
 
 use serde_json::Value;
-use smol_str::SmolStr;
 
 use super::place::{Place, no_object};
 use crate::event::Pattern;

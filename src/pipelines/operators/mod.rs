@@ -1,5 +1,6 @@
 //! The operators, a file each. What one does, and what it does with late, missing and wrong data, stands at the head of its file and in `docs/pipelines.md`.
 
+mod aggregate;
 mod anomaly;
 mod batch;
 mod debounce;
@@ -18,7 +19,7 @@ mod sample;
 mod threshold;
 mod throttle;
 mod validate;
-//mod window;
+mod window;
 
 use super::operator::Operator;
 use super::section::Section;
@@ -37,7 +38,8 @@ const OPERATORS: &[(&str, Read)] = &[
     ("throttle", throttle::read),
     ("debounce", debounce::read),
     ("batch", batch::read),
-    //("window", window::read),
+    ("window", window::read),
+    ("aggregate", aggregate::read),
     ("delta", delta::read),
     ("threshold", threshold::read),
     ("anomaly", anomaly::read),

@@ -61,9 +61,9 @@ struct Taken<'v> {
 }
 
 /// A kind of windows: how a group's are laid out, and when they are over.
-trait Shape: std::fmt::Debug + Send {
+trait Shape: std::fmt::Debug + Send + Sync {
     /// A group's windows.
-    type Open: std::fmt::Debug + Default + Send + Serialize + DeserializeOwned;
+    type Open: std::fmt::Debug + Default + Send + Sync + Serialize + DeserializeOwned;
 
     /// By how much a time before the watermark is too late, if it is.
     fn late_ms(&self, open: Option<&Self::Open>, time_ms: u64, watermark_ms: u64) -> Option<u64>;
@@ -146,32 +146,28 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let kind = section.choice("kind", &["tumbling", "sliding", "session"], None);
     let (timing, lateness_ms) = Timing::read(section);
     let updates = section.choice("emit", &["close", "update"], Some("close")) == "update";
-    match kind {
-        "session" => {
-            let sessions = Sessions::read(section, lateness_ms, updates)?;
-            Some(Box::new(Window::read(section, sessions, timing)))
-        }
-        kind => {
-            let tumbling = kind == "tumbling";
-            if updates && !tumbling {
-                section.fault("emit", "sliding windows overlap, so an event would give many: expected close");
-            }
-            let aligned = Aligned::read(section, tumbling, timing.disorder_ms(), lateness_ms, updates)?;
-            Some(Box::new(Window::read(section, aligned, timing)))
-        }
+    let grouping = Grouping::read(section);
+    let plan = Plan::read(section, &grouping);
+    let figures = Figures { plan, grouping, kind: made_kind(section, "window") };
+    let limits = section.key_limits();
+    if kind == "session" {
+        let sessions = Sessions::read(section, lateness_ms, updates)?;
+        return Some(Box::new(Window::new(sessions, timing, figures, limits)));
     }
+    let tumbling = kind == "tumbling";
+    if updates && !tumbling {
+        section.fault("emit", "sliding windows overlap, so an event would give many: expected close");
+    }
+    let aligned = Aligned::read(section, tumbling, timing.disorder_ms(), lateness_ms, updates)?;
+    Some(Box::new(Window::new(aligned, timing, figures, limits)))
 }
 
 impl<S: Shape> Window<S> {
-    fn read(section: &mut Section<'_, '_>, shape: S, timing: Timing) -> Self {
-        let grouping = Grouping::read(section);
-        let plan = Plan::read(section, &grouping);
-        let kind = made_kind(section, "window");
-        let (keys_max, keys_idle_ms) = section.key_limits();
+    fn new(shape: S, timing: Timing, figures: Figures, (keys_max, keys_idle_ms): (usize, u64)) -> Self {
         Self {
             shape,
             timing,
-            figures: Figures { plan, grouping, kind },
+            figures,
             groups: Keyed::new(keys_max, keys_idle_ms),
             keys_max,
             keys_idle_ms,

@@ -4,6 +4,7 @@
 WebSocket, `browser` drives Chromium, `load` publishes from threads and checks what readers saw, `tokens` makes
 keys, tokens, hashes and a JWKS server. `raw` and `frames` speak HTTP and WebSocket by hand, to say what no client would;
 `hostile` looks at what that did.
+`served` has readers that say how they want to be served, alike on every transport; `books` reads what the daemon counts of one.
 `prometheus` runs the real Prometheus with the configuration of grafana/.
 `openapi` reads the description of the HTTP API and the router's source, and runs the real Schemathesis, which is told the
 rest by `schemathesis_hooks` and schemathesis.toml.

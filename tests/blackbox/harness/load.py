@@ -9,11 +9,13 @@ from .api import TIMEOUT
 
 
 class Publisher:
-    """Publishes `{"n": i, "by": name}` one after the other from a thread until stopped, or `total` times; keeps seq by n of all
-    that was acknowledged. Goes on through refusals and a daemon that is away (the same n is not sent again)."""
+    """Publishes `{"n": i, "by": name}`, or what `make` makes of i, one after the other from a thread until stopped, or `total`
+    times; keeps seq by n of all that was acknowledged. Goes on through refusals and a daemon that is away (the same n is not
+    sent again)."""
 
-    def __init__(self, daemon, room, name="p", total=None, ack="logged", pause=0.0, seed=0):
+    def __init__(self, daemon, room, name="p", total=None, ack="logged", pause=0.0, seed=0, make=None):
         self.daemon, self.room, self.name, self.total, self.ack, self.pause = daemon, room, name, total, ack, pause
+        self._make = make or (lambda n: {"kind": "n", "data": {"n": n, "by": name}})
         self.acked, self.failed, self.sent, self.error = {}, 0, 0, None
         self._random = random.Random(seed)
         self._stop, self._progress = threading.Event(), threading.Condition()
@@ -33,7 +35,7 @@ class Publisher:
 
     def _once(self, session):
         n, self.sent = self.sent, self.sent + 1
-        body = {"kind": "n", "data": {"n": n, "by": self.name}}
+        body = self._make(n)
         try:
             seq = self.daemon.publish(self.room, body, session=session, ack=self.ack)["last_seq"]
         except (requests.RequestException, AssertionError):

@@ -116,12 +116,12 @@ def routes():
 
 
 def _rooms(source):
-    """The routes below /v1/rooms/, which one handler takes apart by hand: `(has /events, method) => …`."""
-    arms = re.findall(r"\((true|false), (&Method::[^)]+)\) =>", source)
+    """The routes below /v1/rooms/, which one handler takes apart by hand: `(Part::Events, method) => …`."""
+    arms = re.findall(r"\(Part::(\w+), (&Method::[^)]+)\) =>", source)
     assert arms, "the handler of rooms is not understood"
-    paths = {"true": "/v1/rooms/{room}/events", "false": "/v1/rooms/{room}"}
+    paths = {"Events": "/v1/rooms/{room}/events", "State": "/v1/rooms/{room}/state", "Room": "/v1/rooms/{room}"}
     # HEAD is a GET without its body.
-    return {(method, paths[events]) for events, methods in arms for method in re.findall(r"Method::([A-Z]+)", methods) if method != "HEAD"}
+    return {(method, paths[part]) for part, methods in arms for method in re.findall(r"Method::([A-Z]+)", methods) if method != "HEAD"}
 
 
 def schemathesis(daemon, document, login, directory, timeout):

@@ -30,6 +30,12 @@ def listed(daemon):
     return {found["name"]: found for found in answer.json()["pipelines"]}
 
 
+def working(daemon):
+    """Waits until all pipelines work, so that none misses what comes next; the daemon."""
+    eventually(lambda: all(found["works"] for found in listed(daemon).values()), "all pipelines work", WAIT)
+    return daemon
+
+
 def state(daemon, room, **params):
     """A room's state, or None when it has none."""
     answer = daemon.get(f"/v1/rooms/{quote(room, safe='')}/state", params=params)

@@ -42,10 +42,23 @@ def before_call(_context, case, _kwargs):
         return
     if case.query:
         start(case)
+        contract(case.query)
     if "wait" in (case.query or {}):
         case.query["wait"] = "20ms"  # a longer one is as right, and there is no time for it
     if case.operation.path == "/api/v1/auth/revoke" and isinstance(case.body, dict) and isinstance(case.body.get("token"), str):
         case.body["token"] = login()  # any text but a token is none
+
+
+def contract(query):
+    """Of two names for the same thing one is given; what is made of a period needs one, and only that has a field."""
+    for name, other in (("mode", "fn"), ("period", "every")):
+        if name in query and other in query:
+            del query[other]
+    made = {query.get("mode"), query.get("fn")} & {"mean", "min", "max", "last"}
+    if made and not {"period", "every"} & set(query):
+        query["period"] = "10s"
+    if not made:
+        query.pop("field", None)
 
 
 def start(case):

@@ -1,3 +1,4 @@
+//! What `anomaly` promises, by example; against a model in `model.rs`.
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;

@@ -1,3 +1,4 @@
+//! What `join` promises, by example.
 use super::*;
 use crate::event::RoomName;
 use crate::pipelines::field::Extractor;

@@ -1,3 +1,4 @@
+//! What `threshold` promises, by example; against a model in `model.rs`.
 use serde_json::json;
 
 use crate::clock::rfc3339;

@@ -69,7 +69,10 @@ impl Aligned {
         let waiting = lateness_ms.saturating_add(disorder_ms) / pane_ms;
         if waiting >= OPEN_MAX as u64 {
             let most = format!("expected less than {OPEN_MAX}");
-            section.fault("lateness", format!("with disorder a group has {waiting} windows, or pieces of them, that wait; {most}"));
+            section.fault(
+                "lateness",
+                format!("with disorder a group has {waiting} windows, or pieces of them, that wait; {most}"),
+            );
             return None;
         }
         let back_ms = size_ms.div_ceil(every_ms).saturating_mul(every_ms);
@@ -187,13 +190,7 @@ impl Shape for Aligned {
         Some(if new { self.due_ms(open, watermark_ms) } else { u64::MAX })
     }
 
-    fn close(
-        &self,
-        plan: &Plan,
-        open: &mut VecDeque<Pane>,
-        due_ms: u64,
-        mut tell: impl FnMut(Told, &Totals),
-    ) -> u64 {
+    fn close(&self, plan: &Plan, open: &mut VecDeque<Pane>, due_ms: u64, mut tell: impl FnMut(Told, &Totals)) -> u64 {
         let window = self.ended(due_ms);
         // Where a pane was due to go, no window may end.
         if self.end_ms(window) == due_ms
