@@ -134,7 +134,10 @@ fn event(room: &RoomKey, key: usize, round: usize) -> Arc<Event> {
     );
     let (seq, key, id) = (1, Some(name.as_str()), None);
     let (arrived_ms, timestamp_ms, priority, kind) = (BEGIN_MS, BEGIN_MS, Lane::Normal, "sample");
-    Arc::new(Event::new(room, &Parts { seq, arrived_ms, timestamp_ms, priority, kind, key, id, change: false, data: data.as_bytes() }))
+    Arc::new(Event::new(
+        room,
+        &Parts { seq, arrived_ms, timestamp_ms, priority, kind, key, id, change: false, data: data.as_bytes() },
+    ))
 }
 
 /// A chain, and events without end for it.

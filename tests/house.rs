@@ -39,8 +39,14 @@ fn data_flows_one_way_and_nobody_names_what_lies_to_the_right() {
         ("src/limits", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/settings", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/pipelines", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
-        ("src/engine/pipelines", &["crate::engine::sources", "connections::supervisor", "crate::edge", "crate::app", "crate::cli"]),
-        ("src/engine/sources", &["crate::engine::pipelines", "crate::engine::connections", "crate::edge", "crate::app", "crate::cli"]),
+        (
+            "src/engine/pipelines",
+            &["crate::engine::sources", "connections::supervisor", "crate::edge", "crate::app", "crate::cli"],
+        ),
+        (
+            "src/engine/sources",
+            &["crate::engine::pipelines", "crate::engine::connections", "crate::edge", "crate::app", "crate::cli"],
+        ),
         (
             "src/engine/rooms",
             &[

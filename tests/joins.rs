@@ -117,7 +117,7 @@ impl Reader {
         let (mut connection, member) =
             connections.start(rooms, Kept::default(), &record::POLL, anybody()).await.unwrap();
         let session = connection.handler();
-        session.begin(&self.patterns, &StartAt::After(cursor)).await.unwrap();
+        session.begin(&self.patterns, &StartAt::After(cursor), None).await.unwrap();
         self.open = Some((connection, member));
     }
 }

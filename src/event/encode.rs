@@ -168,7 +168,7 @@ mod tests {
         };
         let event = Event::new(&room, &parts);
         let json = r#"{"type":"delta","room":"w","seq":5,"timestamp":"1970-01-01T00:00:00.007Z","data":{"a":null}}"#;
-        assert_eq!((event.json(), event.data()), (json.into(), &parts.data[..]));
+        assert_eq!((event.json(), event.data()), (json.into(), parts.data));
         assert_eq!(event.sse(), &format!("id: 5\nevent: delta\ndata: {json}\n\n"));
         assert_eq!(event.sse_without_id(), format!("event: delta\ndata: {json}\n\n"));
     }

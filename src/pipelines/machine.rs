@@ -100,7 +100,8 @@ impl Machine {
         if catch_unwind(work).is_err() {
             // A mistake of an operator's must not stop the pipeline at this event for ever. The same event makes the same mistake after a restart, so that is all the same again.
             let record = Box::new(Record::of(event, self.definition.chain.extractor()));
-            let (step, why) = (self.definition.chain.steps().len(), Why::Other("an operator failed over it".to_owned()));
+            let (step, why) =
+                (self.definition.chain.steps().len(), Why::Other("an operator failed over it".to_owned()));
             self.refuse(&Rejected { step, field: "event".to_owned(), why, record }, out);
         }
     }

@@ -371,7 +371,7 @@ def test_a_room_that_cannot_be_is_a_dead_letter(start, name):
     came(daemon, "out:good", 1)
 
 
-@pytest.mark.parametrize("setting, value", [("kind", ""), ("kind", "k" * 101), ("key", "k" * 201)])
+@pytest.mark.parametrize("setting, value", [("kind", ""), ("kind", "k" * 101), ("kind", "a\nb"), ("key", "k" * 201), ("key", "a\nb"), ("key", "\0")])
 def test_a_kind_or_key_that_cannot_be_is_a_dead_letter(start, setting, value):
     daemon = start(p=piped("in", "out") + f'{setting} = "{{x}}"\n')
     daemon.publish("in", [{"kind": "k", "data": {"x": value}}, {"kind": "k", "data": {"x": "good"}}])

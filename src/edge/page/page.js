@@ -139,7 +139,7 @@ const streams = new Set();
 let received = 0;
 
 // `wish` is what is asked for: the rooms, and how they are to be served. `on.state(name)` and `on.event(event, live)` must be there. May be there: `on.begun(anew)`, at
-// a welcome; `on.snapshot(body)` and `on.delta(event, live)` of rooms that have a state; `on.missing(room)`, where events of a room are missing, which answers whether that is
+// a welcome; `on.snapshot(body)` and `on.delta(event)` of rooms that have a state, and `on.wants(text)`, whether one of those is worth reading; `on.missing(room)`, where events of a room are missing, which answers whether that is
 // worth a notice; and `on.refused(text, status)`, which answers whether the stream ends with it.
 function openStream(wish, tail, on) {
   const { rooms } = wish;
@@ -190,12 +190,12 @@ function openStream(wish, tail, on) {
         const anew = cursor === null;
         if (message.lastEventId) cursor = message.lastEventId;
         const isState = type === 'snapshot' || type === 'delta';
-        if (isState && !on[type]) return; // it may be large, and nobody asks what is in it
+        if (isState && !(on.wants?.(message.data) ?? true)) return;
         const body = parse(message.data);
         if (!body) return;
         if (isState) {
           if (type === 'delta' && performance.now() - welcomeAt > 1000) received += 1;
-          on[type](body, millis(body.timestamp) >= welcomeTime);
+          on[type](body);
           return;
         }
         if (type === 'welcome') {
@@ -561,8 +561,11 @@ function drawBars(pen, values, y, tall, width, colours) {
 
 // ---- Alarms
 
-// By room, key and what the alarm is called: those that are on. And the entries of those that came last, the newest first.
+// By room, key and what the alarm is called: those that are on, as their events say.
 const alarms = new Map();
+// Where a room has a state of alarms, that knows better: it has also those of which nothing was told for long.
+const alarmTables = new Map();
+// Those that came last, the newest first.
 let past = [];
 const alarmRooms = new Set(['host-alarms']);
 let alarmsTimer = 0;
@@ -573,35 +576,74 @@ function alarmEvent(event) {
   const data = event.data && typeof event.data === 'object' ? event.data : { text: event.data };
   // A dead letter has the kind of the event that it is about, and is none itself.
   if (data.pipeline !== undefined && data.event !== undefined) return;
-  const name = String(data.alarm ?? data.anomaly ?? event.kind);
-  const id = JSON.stringify([event.room, event.key ?? '', event.kind, name, data.reason ?? '', data.field ?? '']);
   const told = millis(event.timestamp);
-  const since = Number.isFinite(millis(data.since)) ? millis(data.since) : told;
-  const severity = String(data.severity ?? event.priority ?? 'normal');
-  const before = alarms.get(id);
-  const alarm = {
-    id, name, room: event.room, key: event.key ?? '', state: String(data.state ?? 'told'), severity, level: levelOf(severity), since, told, what: whatOf(data),
-    times: 1, line: null,
-  };
+  const alarm = alarmOf(event.room, event.key ?? '', data, told, event.priority, event.kind);
+  const before = alarms.get(alarm.id);
   alarmRooms.add(event.room);
-  alarms.delete(id);
+  alarms.delete(alarm.id);
   if (alarm.state === 'started') {
     alarm.line = before?.line ?? null;
-    alarms.set(id, alarm);
+    alarms.set(alarm.id, alarm);
     // Whoever makes up a name for each must not fill the page's memory.
     if (alarms.size > ALARMS_KEPT) alarms.delete(alarms.keys().next().value);
   } else {
-    alarm.lasted = alarm.state !== 'cleared' ? NaN : Number.isFinite(data.duration_ms) ? data.duration_ms : told - since;
+    alarm.lasted = alarm.state !== 'cleared' ? NaN : Number.isFinite(data.duration_ms) ? data.duration_ms : told - alarm.since;
     // One that tells every anomalous value has one line, not all of them.
-    if (past[0]?.id === id && past[0].state === alarm.state && alarm.state !== 'cleared') {
+    if (past[0]?.id === alarm.id && past[0].state === alarm.state && alarm.state !== 'cleared') {
       alarm.times = past[0].times + 1;
       alarm.line = past[0].line;
       past.shift();
     }
     past = [alarm, ...past].slice(0, ALARMS_PAST);
   }
-  unsaid.set(id, alarm);
+  unsaid.set(alarm.id, alarm);
   alarmsChanged();
+}
+
+function alarmOf(room, key, data, told, priority, kind) {
+  const name = String(data.alarm ?? data.anomaly ?? kind);
+  const severity = String(data.severity ?? priority ?? 'normal');
+  const since = Number.isFinite(millis(data.since)) ? millis(data.since) : told;
+  return {
+    id: JSON.stringify([room, key, kind, name, data.reason ?? '', data.field ?? '']), room, key, name, state: String(data.state ?? 'told'), severity,
+    level: levelOf(severity), since, told, what: whatOf(data), times: 1, line: null,
+  };
+}
+
+// The state of a room is of interest here where alarms stand in it; others may be large, and are not even read.
+function wantsAlarmState(text) {
+  return alarmTables.has(/"room":"([^"]*)"/.exec(text.slice(0, 400))?.[1]) || text.includes('"alarm":') || text.includes('"anomaly":');
+}
+
+function alarmSnapshot(body) {
+  alarmTables.set(body.room, tableOf(body));
+  alarmRooms.add(body.room);
+  alarmsChanged();
+}
+
+function alarmDelta(event) {
+  if (!alarmTables.has(event.room)) alarmTables.set(event.room, tableOf({}));
+  foldDelta(alarmTables.get(event.room), event);
+  alarmRooms.add(event.room);
+  alarmsChanged();
+}
+
+function alarmsOn() {
+  const on = [...alarms.values()].filter((alarm) => !alarmTables.has(alarm.room));
+  for (const [room, table] of alarmTables) {
+    for (const key of table.stale) {
+      const data = table.keys.get(key);
+      const before = table.on.get(key);
+      table.on.delete(key);
+      if (data?.state !== 'started' || (data.alarm ?? data.anomaly) === undefined) continue;
+      const alarm = alarmOf(room, key, data, NaN, undefined, 'state');
+      alarm.line = before?.line ?? null;
+      table.on.set(key, alarm);
+    }
+    table.stale.clear();
+    on.push(...table.on.values());
+  }
+  return on;
 }
 
 const levelOf = (severity) => (/^(critical|fatal|emergency)$/i.test(severity) ? 'critical' : /^(warning|major|high|error)$/i.test(severity) ? 'high' : 'normal');
@@ -625,20 +667,22 @@ function figure(n) {
 
 // Events of a room are missing: whether its alarms are over nobody knows. Answers whether it is a room of alarms.
 function alarmsMissing(room) {
+  // Where it has a state, that comes anew.
   for (const alarm of alarms.values()) if (alarm.room === room) alarm.unsure = true;
   if (alarmRooms.has(room)) alarmsChanged();
   return alarmRooms.has(room);
 }
 
 // The stream has begun, at this place of the list of what can be watched.
-function alarmsBegun(at) {
+function alarmsBegun(at, anew) {
+  if (anew) alarmTables.clear();
   setText($('alarms-part'), WATCHED[at].told ?? '');
   $('alarms-part').hidden = !WATCHED[at].told;
   // What was before the page came is no news: it is summed up when it is all there.
   alarmsHeard ||= setTimeout(() => {
     alarmsHeard = Infinity;
     unsaid.clear();
-    if (alarms.size > 0) setText($('alarms-said'), `Alarms: ${$('alarms-count').textContent}.`);
+    if ($('alarms-on').children.length > 0) setText($('alarms-said'), `Alarms: ${$('alarms-count').textContent}.`);
   }, 1500);
   alarmsChanged();
 }
@@ -651,7 +695,7 @@ function alarmsChanged() {
 function showAlarms() {
   alarmsTimer = 0;
   const rank = { critical: 0, high: 1, normal: 2 };
-  const on = [...alarms.values()].sort((a, b) => rank[a.level] - rank[b.level] || b.since - a.since);
+  const on = alarmsOn().sort((a, b) => rank[a.level] - rank[b.level] || b.since - a.since);
   const critical = on.filter((alarm) => alarm.level === 'critical').length;
   const words = on.length === 0 ? 'none on' : `${count(on.length)} on${critical > 0 ? `, ${count(critical)} critical` : ''}`;
   const shown = on.slice(0, ALARMS_SHOWN);
@@ -686,7 +730,7 @@ function alarmLine(alarm) {
   return line;
 }
 
-const placeOf = (alarm) => (alarm.key ? `${alarm.key} in ${alarm.room}` : alarm.room);
+const placeOf = (alarm) => (alarm.key && alarm.key !== alarm.name ? `${alarm.key} in ${alarm.room}` : alarm.room);
 const atOf = (time) => (Date.now() - time < 72_000_000 ? clock : clockDay).format(time);
 
 // The times that go on while nothing happens.
@@ -1030,17 +1074,26 @@ function forgetTables() {
 }
 
 function takeSnapshot(body) {
-  const before = tables.get(body.room);
-  const keys = new Map(Object.entries(body.data ?? {}));
-  tables.set(body.room, { keys, seq: Number(body.cursor) || 0, stale: new Set(keys.keys()), staleKeys: true, body: before?.body, rows: before?.rows ?? new Map() });
+  const { body: shown, rows = new Map() } = tables.get(body.room) ?? {};
+  tables.set(body.room, Object.assign(tableOf(body), { body: shown, rows }));
   scheduleFlush();
 }
 
-function takeDelta(event, live) {
-  let table = tables.get(event.room);
-  // One from before the page came, of a room of which no state was sent: that is not kept any more.
-  if (!table && !live) return;
-  if (!table) tables.set(event.room, (table = { keys: new Map(), seq: 0, stale: new Set(), staleKeys: true, rows: new Map() }));
+function takeDelta(event) {
+  // Without a snapshot before it, it is the first change of all.
+  if (!tables.has(event.room)) tables.set(event.room, tableOf({}));
+  foldDelta(tables.get(event.room), event);
+  scheduleFlush();
+}
+
+// A room's state: its table, how far it is, and which keys are not shown yet as they are.
+function tableOf({ data = {}, cursor = 0 }) {
+  const keys = new Map(Object.entries(data));
+  return { keys, seq: Number(cursor), stale: new Set(keys.keys()), staleKeys: true, rows: new Map(), on: new Map() };
+}
+
+// What comes once more, after a break, changes nothing.
+function foldDelta(table, event) {
   if (event.seq <= table.seq) return;
   table.seq = event.seq;
   for (const [key, patch] of Object.entries(event.data ?? {})) {
@@ -1049,7 +1102,6 @@ function takeDelta(event, live) {
     if (patch === null) table.keys.delete(key);
     else table.keys.set(key, merged(table.keys.get(key), patch));
   }
-  scheduleFlush();
 }
 
 // A merge patch by RFC 7396. What is made here has no prototype, for a key may be called __proto__.
@@ -1249,7 +1301,10 @@ function watch(at) {
       $('state').dataset.state = name;
       setText($('state'), name);
     },
-    begun: () => alarmsBegun(at),
+    begun: (anew) => alarmsBegun(at, anew),
+    wants: wantsAlarmState,
+    snapshot: alarmSnapshot,
+    delta: alarmDelta,
     event: (event, live) => {
       hostEvent(event, live);
       if (!isNew(event)) return;

@@ -84,6 +84,9 @@ impl Follow {
 /// The keys are addresses, which no client chooses, so the hasher needs no secret of its own (and takes no place for one).
 type Follows = IndexMap<RoomKey, Follow, BuildHasherDefault<ahash::AHasher>>;
 
+/// What was asked for by patterns, and how it is to be served.
+type Contracts = Vec<(Pattern, Arc<Contract>)>;
+
 /// A reader.
 pub struct Session<D: Dialect> {
     rooms: Rooms,
@@ -104,7 +107,7 @@ pub struct Session<D: Dialect> {
     reading: bool,
     closing: Option<Closing>,
     /// How what it asked for by these patterns is served, where it said.
-    contracts: Option<Box<Vec<(Pattern, Arc<Contract>)>>>,
+    contracts: Option<Box<Contracts>>,
     /// When it is woken to let go what it holds, in milliseconds since 1970; 0 for not at all.
     alarm_ms: u64,
     /// Due to it in rooms that it has left.

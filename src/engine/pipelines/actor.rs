@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::journal::{Journal, JournalError, Kept, Run, Step};
 use super::outbox::Outbox;
 use super::status::Status;
-use super::tap::{Taken, Tap, TapError};
+use super::tap::{Taken, Tap, TapError, Wish};
 use super::{Order, Slot, recovery};
 use crate::clock;
 use crate::engine::rooms::Rooms;
@@ -116,7 +116,7 @@ impl PipelineActor {
         let begun = recovery::begin(&self.rooms, definition, &self.status).await?;
         let name = &self.status.name;
         let patterns = inputs(begun.machine.definition());
-        let wish = (&patterns[..], begun.positions.clone());
+        let wish = Wish { patterns: &patterns, positions: begun.positions.clone() };
         let mut tap = Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, name, wish).await?;
         let positions = tap.positions();
         let mut work = Work {
@@ -146,7 +146,7 @@ impl PipelineActor {
         let (machine, positions) = recovery::replaced(&self.rooms, &work.machine, definition, work.positions.clone());
         work.machine = machine;
         let patterns = inputs(work.machine.definition());
-        let wish = (&patterns[..], Some(positions));
+        let wish = Wish { patterns: &patterns, positions: Some(positions) };
         work.tap = Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, &self.status.name, wish).await?;
         work.positions = work.tap.positions();
         work.keep(&self.rooms, &self.status).await?;

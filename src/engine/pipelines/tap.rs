@@ -37,6 +37,12 @@ pub(super) enum Taken {
     Missed { room: RoomName, after: u64, first_seq: u64 },
 }
 
+/// What a pipeline reads, and where it goes on; `None` for what comes next.
+pub(super) struct Wish<'w> {
+    pub(super) patterns: &'w [Pattern],
+    pub(super) positions: Option<Vec<(RoomName, u64)>>,
+}
+
 /// Gathers events instead of bytes.
 #[derive(Debug, Default)]
 struct Gather {
@@ -91,7 +97,7 @@ impl Tap {
         census: &Census,
         orders: &Mailbox<Order>,
         name: &str,
-        wish: (&[Pattern], Option<Vec<(RoomName, u64)>>),
+        wish: Wish<'_>,
     ) -> Result<Self, TapError> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (mailbox, inbox) = Mailbox::new(bounds);
@@ -115,7 +121,7 @@ impl Tap {
         let subscriber = Arc::new(Subscriber { id, mailbox });
         let session = Session::new(rooms.clone(), subscriber, profile, Gather::default(), meter, usize::MAX);
         let mut light = Light::start(session, inbox, WINDOW, census).await.map_err(TapError::Actor)?;
-        let (patterns, positions) = wish;
+        let Wish { patterns, positions } = wish;
         let start = positions.map_or(StartAt::Live, |positions| StartAt::After(Cursor::Rooms(positions)));
         // Whatever a room's own policy: a pipeline that is slow reads on from the log.
         let contract = Contract { on_slow: Some(OnSlow::CatchUp), internal: true, ..Contract::default() };

@@ -90,15 +90,13 @@ impl Cell {
             (Self::Sum(sum), Self::Sum(other)) => sum.merge(*other),
             (Self::Min(least), Self::Min(other)) => *least = least.min(*other),
             (Self::Max(greatest), Self::Max(other)) => *greatest = greatest.max(*other),
-            (Self::First(first), Self::First(Some(other))) => {
-                if first.as_ref().is_none_or(|(at_ms, _)| other.0 < *at_ms) {
-                    *first = Some(other.clone());
-                }
+            (Self::First(first), Self::First(Some(other)))
+                if first.as_ref().is_none_or(|(at_ms, _)| other.0 < *at_ms) =>
+            {
+                *first = Some(other.clone());
             }
-            (Self::Last(last), Self::Last(Some(other))) => {
-                if last.as_ref().is_none_or(|(at_ms, _)| other.0 >= *at_ms) {
-                    *last = Some(other.clone());
-                }
+            (Self::Last(last), Self::Last(Some(other))) if last.as_ref().is_none_or(|(at_ms, _)| other.0 >= *at_ms) => {
+                *last = Some(other.clone());
             }
             (Self::Spread(spread), Self::Spread(other)) => spread.merge(other),
             // Two of the same accuracy always fit.

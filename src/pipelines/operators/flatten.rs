@@ -346,7 +346,9 @@ mod tests {
     fn leaves(names: &[String], value: &Value, out: &mut Vec<(String, Value)>) {
         match value {
             Value::Object(fields) if !fields.is_empty() => {
-                fields.iter().for_each(|(name, value)| leaves(&[names, &[name.clone()]].concat(), value, out));
+                fields
+                    .iter()
+                    .for_each(|(name, value)| leaves(&[names, std::slice::from_ref(name)].concat(), value, out));
             }
             Value::Array(items) if !items.is_empty() => {
                 items

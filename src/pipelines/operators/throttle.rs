@@ -139,6 +139,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    /// When periods of a key begin, and what came in each, by its number.
+    type Run = (u64, BTreeMap<u64, Vec<(u64, usize)>>);
+
     const STEP: &str = "op = \"throttle\"\nperiod = \"100ms\"";
 
     #[test]
@@ -213,7 +216,7 @@ mod tests {
         let mut out = Vec::new();
         for events in by_key.into_values() {
             // Runs: where a period is left out, another run begins.
-            let mut runs: Vec<(u64, BTreeMap<u64, Vec<(u64, usize)>>)> = Vec::new();
+            let mut runs: Vec<Run> = Vec::new();
             for event in events {
                 let fits = runs.last().is_some_and(|(begun_ms, periods)| {
                     (event.0 - begun_ms) / period_ms <= periods.last_key_value().unwrap().0 + 1

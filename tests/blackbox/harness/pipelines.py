@@ -84,10 +84,11 @@ class Table:
             self.cursor = int(message["cursor"])
         elif kind == "delta":
             assert message["seq"] > self.cursor, f"a change that is in what the reader has up to {self.cursor}: {message}"
+            assert self.gaps == 0 or self.known is not None, f"something is missing, and no snapshot came before {message}"
             assert set(message) == {"type", "room", "seq", "timestamp", "data"}, message
             self.known = applied(self.known if self.known is not None else {}, message["data"])
             self.cursor, self.deltas = message["seq"], self.deltas + 1
-        elif kind == "gap":
+        elif kind in ("gap", "dropped"):
             self.known, self.gaps = None, self.gaps + 1
         else:
             assert kind in ("welcome", "heartbeat", "subscribed"), f"no message about a state: {message}"

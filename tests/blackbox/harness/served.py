@@ -155,7 +155,9 @@ def refused(way, daemon, room, asked):
         answer = daemon.get(f"/v1/rooms/{room}/events", params=query(asked))
     else:
         accept = {"sse": "text/event-stream", "poll": "application/json"}[way]
-        answer = daemon.get("/v1/stream", params={"rooms": room, **query(asked)}, headers={"Accept": accept})
+        # As a stream, because one that is not refused does not end.
+        answer = daemon.get("/v1/stream", params={"rooms": room, **query(asked)}, headers={"Accept": accept}, stream=True)
+        assert answer.status_code != 200, f"{asked} was not refused"
     [fault] = problem(answer, 400, kind="invalid-parameter")["errors"]
     return fault["field"]
 

@@ -60,7 +60,7 @@ fn digits(text: &str) -> usize {
 
 /// How many bytes at the beginning are something that varies, up to the end of a word; 0 if they are nothing of the kind.
 fn variable(text: &str) -> usize {
-    let ends = |length: &usize| *length > 0 && !text.bytes().nth(*length).is_some_and(is_word);
+    let ends = |length: &usize| *length > 0 && !text.as_bytes().get(*length).copied().is_some_and(is_word);
     [uuid, ipv6, prefixed, number, bare].into_iter().map(|form| form(text)).find(ends).unwrap_or(0)
 }
 

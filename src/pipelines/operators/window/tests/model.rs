@@ -42,7 +42,8 @@ impl Aligned {
         let closed: Vec<(u64, usize)> = self.windows.keys().filter(ended).copied().collect();
         let mut out: Vec<String> = closed.iter().map(|window| self.tell(*window, "")).collect();
         self.told.extend(closed);
-        let ends = (time + 1..=time + self.size).filter(|end| (end - self.offset - self.size) % self.every == 0);
+        let ends =
+            (time + 1..=time + self.size).filter(|end| (end - self.offset - self.size).rem_euclid(self.every) == 0);
         let ends: Vec<u64> = ends.filter(|end| end + self.lateness > self.watermark).collect();
         if ends.is_empty() {
             self.late += 1;
@@ -103,6 +104,7 @@ fn sessions(events: &BTreeMap<String, Vec<(u64, i64)>>, gap: u64, max: u64) -> V
 }
 
 /// What comes out of steps, and the events by group.
+#[allow(clippy::type_complexity, reason = "what came out, and what went in by key")]
 fn run(bench: &mut Bench, steps: &[Step]) -> (Vec<String>, BTreeMap<String, Vec<(u64, i64)>>) {
     let (mut now, mut out, mut events) = (1000_u64, Vec::new(), BTreeMap::<String, Vec<(u64, i64)>>::new());
     for &(pause, back, key, value, restart) in steps {
