@@ -83,8 +83,8 @@ fn each_library_with_a_seam_is_named_behind_it_only() {
         }
     };
     only("src", "sled::", &["src/log/generation.rs"]);
-    only("src", "ractor::", &[]);
-    only("actors/src", "ractor::", &["actors/src/runner.rs", "actors/src/supervisor.rs"]);
+    only("src", "use ractor::", &[]);
+    only("actors/src", "use ractor::", &["actors/src/runner.rs", "actors/src/supervisor.rs"]);
     only("src", "counter!", &["src/metrics"]);
     only("src", "SystemTime::now", &["src/clock.rs"]);
     only("src", "axum", &["src/edge", "src/app.rs"]);

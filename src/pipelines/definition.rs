@@ -165,7 +165,7 @@ pub(super) fn target(section: &mut Section<'_, '_>, number: usize) -> Option<Tar
     }
     let (kind, key) = (section.template_if_given("kind"), section.template_if_given("key"));
     let priority = section.priority_if_given("priority");
-    let condition = section.expression_if_given("where");
+    let condition = section.condition_if_given("where");
     let state = section.flag("state", false).then(|| StateRules {
         merge: section.choice("state_mode", &["replace", "merge"], Some("replace")) == "merge",
         keys_max: usize::try_from(section.count_or("state_keys_max", 1..=1_000_000, 100_000)).unwrap_or(usize::MAX),

@@ -276,18 +276,24 @@ impl<'s, 't> Section<'s, 't> {
         if fields.is_empty() { By::event_key() } else { By(fields) }
     }
 
-    /// An expression that must be there.
-    pub fn expression(&mut self, key: &'static str) -> Option<Expression> {
-        if !self.has(key) {
-            self.missing(key, "an expression, such as \"data.usage > 90.0\"");
-        }
-        self.expression_if_given(key)
-    }
-
     /// An expression that may be there.
     pub fn expression_if_given(&mut self, key: &'static str) -> Option<Expression> {
         let text = self.text_if_given(key)?;
         self.parse(key, |paths| Expression::compile(&text, paths))
+    }
+
+    /// An expression that must be there, true or false of an event.
+    pub fn condition(&mut self, key: &'static str) -> Option<Expression> {
+        if !self.has(key) {
+            self.missing(key, "an expression, such as \"data.usage > 90.0\"");
+        }
+        self.condition_if_given(key)
+    }
+
+    /// An expression that may be there, true or false of an event.
+    pub fn condition_if_given(&mut self, key: &'static str) -> Option<Expression> {
+        let text = self.text_if_given(key)?;
+        self.parse(key, |paths| Expression::condition(&text, paths))
     }
 
     /// Expressions by name, in the order of their names: `set = { total = "data.a + data.b" }`.

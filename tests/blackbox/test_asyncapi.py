@@ -13,8 +13,10 @@ from types import SimpleNamespace
 import pytest
 from jsonschema import Draft7Validator
 
+from harness import pipelines
 from harness.api import problem
 from harness.contract import CheckedSse, CheckedWs, Contract
+from harness.process import eventually
 from harness.tokens import SECRET, mint
 from harness.ws import refused
 
@@ -149,8 +151,12 @@ def _(stage):
     daemon.publish_numbers(stage.room, range(2))
     assert stage.ws(daemon, f"{stage.room},never:1").welcome["rooms"]
     assert stage.ws(daemon, f"{stage.room}*").welcome["rooms"]
+    assert set(stage.ws(daemon, stage.room, **{**SERVED, "kinds": "a,b"}).welcome["granted"]) == GRANTED
 
 
+# Every way to say how one wants to be served, and what is granted then.
+SERVED = {"mode": "mean", "period": "1s", "field": "data.a.b", "filter": "data.a.b > 1", "kinds": ["a", "b"], "priority": "high", "on_slow": "catch_up"}
+GRANTED = {"mode", "period_ms", "field", "filter", "kinds", "priority", "on_slow", "mailbox_messages"}
 EVENTS = [
     {"kind": "k", "data": {"a": [1, None]}},
     {"kind": "\"ä\\", "data": None, "key": "pump", "priority": "critical", "timestamp": "2026-01-01T00:00:00+02:00"},
@@ -173,6 +179,37 @@ def _(stage):
     daemon.publish_numbers(stage.room, range(1))
     for rooms in (None, stage.room, f"{stage.room}*,never:1"):
         stage.ws(daemon, rooms).until("heartbeat")
+
+
+def with_state(stage):
+    """A daemon with a pipeline that keeps the state of the room `table`, of which a reader gets all; and what publishes to it."""
+    daemon = stage.start(started=False)
+    pipelines.write(daemon, table='[pipeline]\nfrom = "raw"\nstart = "beginning"\n[[output]]\nroom = "table"\nkey = "{key}"\nstate = true\n')
+    daemon.start()
+
+    def publish(*values):
+        daemon.publish("raw", [{"kind": "k", "key": key, "data": data} for key, data in values])
+
+    publish(("a", {"x": 1, "\"ä": [1]}), ("b", 2), ("c", None))
+    eventually(lambda: (pipelines.state(daemon, "table") or {"keys": 0})["keys"] == 2, "two keys")
+    return daemon, publish
+
+
+@over("webSocket", "snapshot")
+def _(stage):
+    daemon, _ = with_state(stage)
+    assert stage.ws(daemon, "table").until("snapshot")["keys"] == 2
+    client = stage.ws(daemon)
+    client.subscribe("t*")
+    assert client.until("snapshot")["data"]["b"] == 2
+
+
+@over("webSocket", "delta")
+def _(stage):
+    daemon, publish = with_state(stage)
+    reader = stage.ws(daemon, "table")
+    publish(("a", {"x": 2}), ("b", None))
+    assert [reader.until("delta")["data"] for _ in range(2)] == [{"a": {"x": 2, "\"ä": None}}, {"b": None}]
 
 
 @over("webSocket", "gap")
@@ -228,6 +265,7 @@ def _(stage):
     for rooms in ([stage.room], [f"{stage.room}*", "never:1"], ["*"]):
         answer = client.subscribe(*rooms)
         assert ("already" in answer) == (rooms != [stage.room])
+    assert set(client.subscribe("never:2", **SERVED)["granted"]) == GRANTED
 
 
 @over("webSocket", "unsubscribed")
@@ -272,6 +310,7 @@ def _(stage):
     daemon.publish_numbers(stage.room, range(2))
     for rooms in (stage.room, f"{stage.room}*,never:1", "never:*"):
         stage.sse(daemon, rooms).welcome()
+    assert set(stage.sse(daemon, stage.room, **{**SERVED, "kinds": "a,b"}).welcome()["granted"]) == GRANTED
 
 
 @over("serverSentEvents", "event")
@@ -289,6 +328,23 @@ def _(stage):
     daemon = stage.start(HEARTBEAT__INTERVAL="200ms")
     for rooms in (stage.room, f"{stage.room}*,never:1"):
         stage.sse(daemon, rooms).notice("heartbeat")
+
+
+@over("serverSentEvents", "snapshot")
+def _(stage):
+    daemon, _ = with_state(stage)
+    for rooms in ("table", "t*,never:1"):
+        assert stage.sse(daemon, rooms).notice("snapshot").data["keys"] == 2
+
+
+@over("serverSentEvents", "delta")
+def _(stage):
+    daemon, publish = with_state(stage)
+    for number, rooms in enumerate(("table", "t*,never:1")):
+        reader = stage.sse(daemon, rooms)
+        reader.welcome()
+        publish(("n", number))
+        assert reader.notice("delta").data["data"] == {"n": number}
 
 
 @over("serverSentEvents", "gap")
@@ -335,6 +391,14 @@ def _(stage):
     assert len(polled(daemon, stage.room, after=0)["events"]) == 4
     assert len(polled(daemon, f"{stage.room}*,never:1", after=0)["events"]) == 4
     assert [notice["type"] for notice in polled(daemon, stage.room, after=12345)["notices"]] == ["gap"]
+
+
+def test_an_answer_with_a_state_and_its_changes_is_as_documented(stage):
+    daemon, publish = with_state(stage)
+    page = polled(daemon, "table", wait="20s")
+    assert page["events"] == [] and [notice["type"] for notice in page["notices"]] == ["snapshot"]
+    publish(("n", 1))
+    assert [change["data"] for change in polled(daemon, "table", after=page["cursor"])["events"]] == [{"n": 1}]
 
 
 def refusal(answer, *statuses, kind=None):
@@ -546,6 +610,28 @@ def _(stage):
     return ended(stream)
 
 
+@error_over("webSocket", "too_slow")
+def _(stage):
+    daemon = stage.start(**SLOW)
+    slow = stage.slow_ws(daemon, "well:1", on_slow="disconnect")
+    publish_much(daemon)
+    slow.read_on()
+    code, before = slow.closed()
+    assert code == 1008
+    return before[-1]
+
+
+@error_over("serverSentEvents", "too_slow")
+def _(stage):
+    daemon = stage.start(**SLOW)
+    stream = stage.sse(daemon, "well:1", on_slow="disconnect")
+    stream.welcome()
+    os.kill(stream.child.pid, signal.SIGSTOP)
+    publish_much(daemon, count=6000)
+    os.kill(stream.child.pid, signal.SIGCONT)
+    return ended(stream)
+
+
 @error_over("serverSentEvents", "too_many_rooms")
 def _(stage):
     daemon = stage.start(LIMITS__ROOMS_PER_CONNECTION=2)
@@ -614,6 +700,22 @@ def variants():
                   {"tail": 0}, {"tail": 1_000_000}, {"tail": 1_000_001}, {"tail": -1}, {"tail": "5"}, {"tail": 1.5}, {"since": "-5m"}, {"since": 5},
                   {"since": ""}, {"after": "0", "tail": 1}, {"after": "0", "since": "-5m"}, {"tail": 1, "since": "-5m"}):
         yield {**rooms, **start}
+    yield {**rooms, **SERVED}
+    for name in ("mode", "fn"):
+        for value in ("every", "latest", "mean", "min", "max", "last", "p95", "", 1, ["mean"]):
+            yield {**rooms, name: value}
+            yield {**rooms, name: value, "period": "1s"}
+            yield {**rooms, name: value, "every": "1s", "field": "x"}
+    yield {**rooms, "mode": "mean", "fn": "mean", "period": "1s"}
+    yield {**rooms, "mode": "mean", "every": "1s", "period": "1s"}
+    for served in ({"period": 1}, {"every": ""}, {"every": "24h"}, {"period": True}, {"filter": ""}, {"filter": "data.x > 1"}, {"filter": 1},
+                   {"filter": "data.x == " + "1" * 1014}, {"filter": "data.x == " + "1" * 1015}, {"kinds": []}, {"kinds": "a"}, {"kinds": ["a"] * 64},
+                   {"kinds": ["a"] * 65}, {"kinds": [""]}, {"kinds": [1]}, {"priority": "high"}, {"priority": "urgent"}, {"priority": 1}, {"on_slow": "wait"},
+                   {"on_slow": "latest"}, {"on_slow": []}, {"wait": "1s"}, {"where": "true"}):
+        yield {**rooms, **served}
+    for field in ("x", "data.x", "data", "data.", "a.b.c", "a..b", ".a", "", "kind", "seq", ".".join("x" * 16), ".".join("x" * 17), "x" * 400, "x" * 401, 1):
+        yield {**rooms, "mode": "last", "period": "1s", "field": field}
+        yield {**rooms, "mode": "latest", "period": "1s", "field": field}
     event = {"type": "publish", "room": "a", "kind": "k", "data": 1}
     for field, values in {
         "room": ["a*", "", "a b", 5, "x" * 200, "x" * 201], "kind": ["", 5, "x" * 100, "x" * 101, "ä ö", "a\nb", "a\u0085b"], "data": [None, [], {"a": 1}, "x"],

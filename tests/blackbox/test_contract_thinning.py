@@ -229,18 +229,17 @@ def test_a_reader_that_was_held_up_gets_the_same(start_daemon, ws):
     daemon = start_daemon(LIMITS__SEND_BUFFER="64KiB", LIMITS__WRITE_TIMEOUT="60s", LIMITS__MAILBOX_MESSAGES=20_000, LIMITS__MAILBOX_BYTES="64MiB")
     slow = ws(daemon, slow=True)
     slow.subscribe("much")
-    slow.subscribe("well:1", fn="mean", every="300ms", since="-1h")
+    slow.subscribe("well:1", fn="mean", every="100ms", since="-1h")
     daemon.publish_numbers("much", range(500), pad=5000)  # its socket takes no more
-    last = None
-    publisher = Publisher(daemon, "well:1", make=lambda n: [{"kind": "k", "data": {"n": n}}] * 50)
-    publisher.wait_acked(30)
+    publisher = Publisher(daemon, "well:1", pause=0.02, make=lambda n: [{"kind": "k", "data": {"n": n}}] * 80)
+    publisher.wait_acked(50)
     last = max(publisher.stop().values())
     slow.read_on()
     events = []
     while not events or events[-1]["seq"] < last:
         message = slow.next()
         events += [message] if message.get("room") == "well:1" and message["type"] == "event" else []
-    assert_same(as_made(events), made(daemon.all_events("well:1"), 300, "mean"))
+    assert_same(as_made(events), made(daemon.all_events("well:1"), 100, "mean"))
 
 
 # At most one of each key in a period.

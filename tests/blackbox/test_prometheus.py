@@ -19,6 +19,7 @@ import requests
 import yaml
 from websockets.exceptions import ConnectionClosed
 
+from harness import pipelines
 from harness.daemon import Daemon
 from harness.load import Publisher
 from harness.process import eventually
@@ -41,6 +42,19 @@ SETTINGS = {
     "LIMITS__CONNECTIONS": 60, "LIMITS__ROOMS": 20,
     "AUTH__ADMIN_PASSWORD": PASSWORD,
 }
+# All tidegate_pipeline_…; tidegate_pipeline_events_rejected_total by what comes into slow:1, which has no n.
+PIPELINE = """
+[pipeline]
+from = ["well:*", "slow:*"]
+[[step]]
+op = "threshold"
+field = "n"
+by = "room"
+above = 10
+pass = true
+[[output]]
+room = "made:1"
+"""
 
 
 def rules(file):
@@ -217,7 +231,9 @@ class Load:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """A daemon under load, and the Prometheus that scrapes it; one of each for all tests that only look."""
-    daemon = Daemon(tmp_path_factory.mktemp("daemon"), SETTINGS, lasting=True).configure("").start()
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"), SETTINGS, lasting=True).configure("")
+    pipelines.write(daemon, made=PIPELINE)
+    daemon.start()
     prometheus = load = None
     try:
         prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), daemon.address, daemon.key, lasting=True)

@@ -25,7 +25,9 @@ impl Daemon {
     pub(crate) fn start(settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        // Nothing but what the test does itself.
         command.args(["serve", "--listen", "127.0.0.1:0", "--set", "sources.host.enabled=false"]);
+        command.args(["--set", "pipelines.builtin=false"]);
         for setting in settings {
             command.args(["--set", setting]);
         }

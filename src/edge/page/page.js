@@ -695,7 +695,7 @@ function alarmsChanged() {
 function showAlarms() {
   alarmsTimer = 0;
   const rank = { critical: 0, high: 1, normal: 2 };
-  const on = alarmsOn().sort((a, b) => rank[a.level] - rank[b.level] || b.since - a.since);
+  const on = alarmsOn().sort((a, b) => rank[a.level] - rank[b.level] || (b.since || 0) - (a.since || 0));
   const critical = on.filter((alarm) => alarm.level === 'critical').length;
   const words = on.length === 0 ? 'none on' : `${count(on.length)} on${critical > 0 ? `, ${count(critical)} critical` : ''}`;
   const shown = on.slice(0, ALARMS_SHOWN);
@@ -731,7 +731,7 @@ function alarmLine(alarm) {
 }
 
 const placeOf = (alarm) => (alarm.key && alarm.key !== alarm.name ? `${alarm.key} in ${alarm.room}` : alarm.room);
-const atOf = (time) => (Date.now() - time < 72_000_000 ? clock : clockDay).format(time);
+const atOf = (time) => (Number.isFinite(time) ? (Date.now() - time < 72_000_000 ? clock : clockDay).format(time) : '–');
 
 // The times that go on while nothing happens.
 function showAlarmTimes() {

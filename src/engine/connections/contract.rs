@@ -197,7 +197,7 @@ impl Filter {
             return Ok(known);
         }
         let mut paths = Paths::default();
-        let condition = Expression::compile(source, &mut paths)?;
+        let condition = Expression::condition(source, &mut paths)?;
         let (source, extractor) = (source.to_owned(), paths.extractor());
         let fresh = Arc::new(Self {
             source: source.clone(),

@@ -23,7 +23,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::field::{Extractor, Paths};
+#[cfg(test)]
+use super::field::Extractor;
+use super::field::Paths;
 use super::operator::Why;
 use super::record::Record;
 use evaluate::Run;
@@ -85,6 +87,18 @@ impl Expression {
         Ok(Self(Arc::new(Compiled { source: source.into(), root })))
     }
 
+    /// Compiles text that is to be true or false of an event.
+    ///
+    /// # Errors
+    /// As [`Expression::compile`], and where it can be neither whatever the event.
+    pub fn condition(source: &str, paths: &mut Paths) -> Result<Self, String> {
+        let compiled = Self::compile(source, paths)?;
+        match compiled.0.root.known() {
+            None | Some(value::Kind::Flag) => Ok(compiled),
+            Some(kind) => Err(format!("it is always of the kind {}, and should be true or false", kind.word())),
+        }
+    }
+
     /// The text that it was compiled from.
     #[must_use]
     pub fn source(&self) -> &str {
@@ -110,11 +124,9 @@ impl Expression {
     }
 }
 
-/// Compiles an expression that belongs to no pipeline, such as a reader's filter. Records for it are read with the extractor: `Record::of(event, &extractor)`.
-///
-/// # Errors
-/// What is wrong with it, in words.
-pub fn compile_alone(source: &str) -> Result<(Expression, Extractor), String> {
+/// Compiles text together with what reads the fields that it wants.
+#[cfg(test)]
+fn compile_alone(source: &str) -> Result<(Expression, Extractor), String> {
     let mut paths = Paths::default();
     let expression = Expression::compile(source, &mut paths)?;
     Ok((expression, paths.extractor()))

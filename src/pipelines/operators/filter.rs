@@ -14,7 +14,7 @@ struct Filter {
 
 /// Reads the step's settings.
 pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
-    Some(Box::new(Filter { condition: section.expression("where")? }))
+    Some(Box::new(Filter { condition: section.condition("where")? }))
 }
 
 impl Operator for Filter {
