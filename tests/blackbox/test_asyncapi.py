@@ -395,7 +395,7 @@ def _(stage):
 
 def test_an_answer_with_a_state_and_its_changes_is_as_documented(stage):
     daemon, publish = with_state(stage)
-    page = polled(daemon, "table", wait="20s")
+    page = polled(daemon, "table", wait="1s")
     assert page["events"] == [] and [notice["type"] for notice in page["notices"]] == ["snapshot"]
     publish(("n", 1))
     assert [change["data"] for change in polled(daemon, "table", after=page["cursor"])["events"]] == [{"n": 1}]
@@ -709,7 +709,7 @@ def variants():
     yield {**rooms, "mode": "mean", "fn": "mean", "period": "1s"}
     yield {**rooms, "mode": "mean", "every": "1s", "period": "1s"}
     for served in ({"period": 1}, {"every": ""}, {"every": "24h"}, {"period": True}, {"filter": ""}, {"filter": "data.x > 1"}, {"filter": 1},
-                   {"filter": "data.x == " + "1" * 1014}, {"filter": "data.x == " + "1" * 1015}, {"kinds": []}, {"kinds": "a"}, {"kinds": ["a"] * 64},
+                   {"filter": f'data.x == "{"1" * 1012}"'}, {"filter": f'data.x == "{"1" * 1013}"'}, {"kinds": []}, {"kinds": "a"}, {"kinds": ["a"] * 64},
                    {"kinds": ["a"] * 65}, {"kinds": [""]}, {"kinds": [1]}, {"priority": "high"}, {"priority": "urgent"}, {"priority": 1}, {"on_slow": "wait"},
                    {"on_slow": "latest"}, {"on_slow": []}, {"wait": "1s"}, {"where": "true"}):
         yield {**rooms, **served}

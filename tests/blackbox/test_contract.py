@@ -228,7 +228,7 @@ WRONG = [
     ("every", {"every": "9ms"}), ("every", {"period": "1s", "every": "1s"}),
     ("field", {"field": "data.usage"}), ("field", {"mode": "latest", "period": "1s", "field": "data.usage"}),
     *(("field", {"mode": "mean", "period": "1s", "field": field}) for field in ("", "kind", "seq", "data.", "data..x", ".".join("x" * 17))),
-    *(("filter", {"filter": text}) for text in ("", "data.usage >", "usage > 5", "data.x.nonsense(1)", "data.x = 1", "(" * 100 + "true" + ")" * 100,
+    *(("filter", {"filter": text}) for text in ("", "data.usage >", "usage > 5", "1", '"text"', "data.usage + 1", "data.x.nonsense(1)", "data.x = 1", "(" * 100 + "true" + ")" * 100,
                                                 "true || " * 200 + "true")),
     *(("kinds", {"kinds": kinds}) for kinds in ([""], ["a", "", "b"], [f"k{n}" for n in range(65)])),
     ("priority", {"priority": "urgent"}), ("priority", {"priority": ""}), ("priority", {"priority": "HIGH"}),

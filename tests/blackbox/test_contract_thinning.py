@@ -163,6 +163,13 @@ def test_what_is_made_has_the_kind_of_the_last_and_is_in_order(story, way):
     assert all(event["kind"] == kinds[event["seq"]] for event in events)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_made_has_the_highest_priority_of_all(shared_daemon, room, serve, way):
+    shared_daemon.publish(room, [{"kind": "k", "data": n, "priority": priority} for n, priority in enumerate(("low", "high", "normal"))])
+    event = serve(way, shared_daemon, room, since="-1h", fn="max", every="100ms").event()
+    assert (event["priority"], event["data"]) == ("high", 2)
+
+
 @pytest.mark.parametrize("field", ["data.deep.w", "deep.w"])
 def test_of_a_field_only_that_field_is_made(story, field):
     page = story.daemon.history(story.room, since="-1h", limit=1000, mode="min", field=field, **story.asked)

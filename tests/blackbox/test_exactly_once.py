@@ -5,6 +5,7 @@ What may differ between two runs is only in which order events of different room
 """
 
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 import requests
 
 from harness import pipelines
+from harness.api import numbers
 from harness.pipelines import listed, state, working, write
 from harness.process import eventually
 
@@ -45,7 +47,7 @@ PIPELINES = {
     "tables": pipeline("mapped:*", out='room = "table:{site}"\nstate = true\n[[output]]\nroom = "merged:{site}"\nkey = "{status}"\nstate = true\nstate_mode = "merge"'),
     "second": pipeline("mapped:*", 'op = "filter"\nwhere = "data.twice > 0.0"', 'op = "batch"\nby = "site"\ncount = 5', out='room = "second:{key}"'),
     "third": pipeline("second:*", 'op = "aggregate"\nby = "key"\n[step.fields]\ncount = ["sum"]', out='room = "third:{key}"'),
-    "windowed": pipeline("tumbling", 'op = "aggregate"\nby = "key"\n[step.fields]\nv_count = "sum"\nv_mean = "mean"\nmissing = "skip"'.replace("\nmissing = \"skip\"", ""), out='room = "windowed"'),
+    "windowed": pipeline("tumbling", 'op = "aggregate"\nby = "key"\n[step.fields]\nv_count = "sum"\nv_max = "max"', out='room = "windowed"'),
     "on": pipeline("alarms:*", out='room = "on:{room}"\nstate = true'),
 }
 
@@ -121,6 +123,11 @@ def prepared(start_daemon, **settings):
     daemon.publish("names", [{"kind": "name", "key": f"w{site}.{well}", "data": {"name": f"well {well} of {site}"}} for site in range(SITES) for well in range(5)])
     eventually(lambda: listed(daemon)["joined"]["keys"] == SITES * 5, "the names are known")
     return daemon
+
+
+def reworded(dice):
+    """Some pipelines in other words that mean the same, so that they are taken for changed ones."""
+    return {name: f"# {dice.random()}\n{text}" for name, text in PIPELINES.items() if dice.random() < 0.3}
 
 
 def die_while_starting(daemon, seconds):
@@ -211,7 +218,7 @@ def expected(tmp_path_factory):
 
 
 VARIANTS = {
-    "by-snapshots": {"PIPELINES__SNAPSHOT_INTERVAL": "200ms"},
+    "by-snapshots": {"PIPELINES__SNAPSHOT_INTERVAL": "200ms", "LOG__GENERATION_BYTES": "1MiB"},
     "by-replay": {"PIPELINES__SNAPSHOT_INTERVAL": "1h", "ROOMS__DEFAULT__TAIL_EVENTS": 100, "PIPELINES__MAILBOX_MESSAGES": 50},
 }
 
@@ -234,9 +241,17 @@ def test_a_daemon_that_was_killed_again_and_again_has_brought_the_very_same(star
     try:
         while kills < KILLS or feeder.acked < len(feeder.batches):
             feeder.wait(int(kills * share) + dice.randrange(1, 5))
+            if dice.random() < 0.3:
+                write(daemon, **reworded(dice))
+                daemon.process.send_signal(signal.SIGHUP)
             time.sleep(dice.random() * 0.06)
-            daemon.kill9()
-            kills += 1
+            if dice.random() < 0.1:
+                daemon.terminate()
+            else:
+                daemon.kill9()
+                kills += 1
+            if dice.random() < 0.2:
+                write(daemon, **reworded(dice))
             while dice.random() < 0.3:
                 die_while_starting(daemon, dice.random() * 0.12)
                 kills += 1
@@ -259,3 +274,46 @@ def test_a_daemon_that_was_killed_again_and_again_has_brought_the_very_same(star
     assert not wrong, f"after {kills} kills:\n" + "\n".join(wrong)
     assert tables(daemon) == found
     assert "ERROR" not in daemon.log_text()
+
+
+# What all of this stands on, one by one.
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill9"])
+def test_after_two_restarts_a_room_has_all_of_its_events(start_daemon, end):
+    daemon = start_daemon(ROOMS__DEFAULT__TAIL_EVENTS=100)
+    for at in range(0, 500, 20):
+        daemon.publish_numbers("in", range(at, at + 20))
+    for at in (500, 507):
+        getattr(daemon, end)()
+        daemon.start()
+        daemon.publish_numbers("in", range(at, at + 7))
+    assert numbers(daemon.history("in", tail=20)["events"]) == list(range(494, 514))
+    assert numbers(daemon.all_events("in")) == list(range(514))
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill9"])
+def test_after_two_restarts_the_ids_of_the_last_events_are_known(start_daemon, end):
+    daemon = start_daemon(ROOMS__DEFAULT__TAIL_EVENTS=100)
+    batches = [[{"kind": "k", "id": str(n), "data": {"n": n}} for n in range(at, at + 20)] for at in range(0, 500, 20)]
+    batches.append([{"kind": "k", "id": str(n), "data": {"n": n}} for n in range(500, 507)])
+    for batch in batches[:-1]:
+        daemon.publish("in", batch)
+    for _ in range(2):
+        getattr(daemon, end)()
+        daemon.start()
+        daemon.publish("in", batches[-1])
+    assert daemon.publish("in", batches[-1]) == {**daemon.publish("in", batches[-1]), "count": 0, "duplicates": 7}
+    assert numbers(daemon.all_events("in")) == list(range(507))
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill9"])
+def test_after_a_restart_a_pattern_goes_on_from_its_cursor(start_daemon, sse, end):
+    daemon = start_daemon()
+    first = {room: daemon.publish_numbers(room, range(5))["first_seq"] for room in ("x:a", "x:b")}
+    getattr(daemon, end)()
+    daemon.start()
+    stream = sse(daemon, "x:*", last_id=",".join(f"{room}={seq + 1}" for room, seq in first.items()))
+    found = [message.data for message in stream.take(6, timeout=5)]
+    for room in first:
+        assert numbers(event for event in found if event["room"] == room) == [2, 3, 4]

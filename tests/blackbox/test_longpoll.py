@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from harness import pipelines
 from harness.api import cursor_map, numbers, problem, seqs
 from harness.load import Publisher, assert_no_hole
+from harness.process import eventually
 
 
 def test_what_is_there_comes_at_once(daemon, room):
@@ -111,6 +113,18 @@ def test_a_gap_is_told_at_once_among_the_notices(daemon, room):
     page = daemon.poll(room, after=12345, wait="10s")
     [gap] = page["notices"]
     assert (gap["type"], gap["room"], gap["first_seq"]) == ("gap", room, first)
+
+
+def test_a_room_s_state_is_told_at_once_among_the_notices(start_daemon):
+    daemon = start_daemon(started=False)
+    pipelines.write(daemon, table='[pipeline]\nfrom = "raw"\nstart = "beginning"\n[[output]]\nroom = "table"\nkey = "{key}"\nstate = true\n')
+    daemon.start().publish("raw", {"kind": "k", "key": "a", "data": 1})
+    eventually(lambda: pipelines.state(daemon, "table"), "the state is there")
+    start = time.monotonic()
+    page = daemon.poll("table", wait="15s")
+    assert time.monotonic() - start < 7
+    [snapshot] = page["notices"]
+    assert (snapshot["type"], snapshot["data"], page["cursor"]) == ("snapshot", {"a": 1}, snapshot["cursor"])
 
 
 def test_a_plain_client_without_accept_polls(daemon, room):

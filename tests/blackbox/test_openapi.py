@@ -185,15 +185,18 @@ def follow(daemon, over):
 
 
 @pytest.fixture
-def lived_in(described):
-    """A daemon in which there is something to be read, streams among it."""
-    daemon, description, login = described(LIMITS__POLL_WAIT_MAX="100ms", LIMITS__PER_IP_LOGINS_PER_MINUTE=0)
+def lived_in(described, tmp_path_factory):
+    """A daemon in which there is something to be read, streams and a room's state among it."""
+    pipelines = tmp_path_factory.mktemp("pipelines")
+    (pipelines / "state.toml").write_text('[pipeline]\nfrom = "well:*"\n[[output]]\nroom = "wells"\nkey = "{room}"\nstate = true\n')
+    daemon, description, login = described(LIMITS__POLL_WAIT_MAX="100ms", LIMITS__PER_IP_LOGINS_PER_MINUTE=0, PIPELINES__DIR=pipelines)
     for room in ("well:1", "well:2", "tank:a/b"):
         daemon.publish(room, [{"kind": "k", "data": {"n": n}, "key": "x", "priority": "high"} for n in range(5)])
     over = threading.Event()
     for _ in range(3):
         threading.Thread(target=follow, args=(daemon, over), daemon=True).start()
     eventually(lambda: daemon.get("/api/health").json()["connections"] == 3, "three streams are open")
+    eventually(lambda: daemon.get("/v1/rooms/wells/state").status_code == 200, "there is a state")
     yield daemon, description, login
     over.set()
 

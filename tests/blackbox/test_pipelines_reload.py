@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -47,7 +48,8 @@ def publisher():
 
     yield begin
     for one in begun:
-        one._stop.set()
+        with suppress(Exception):  # whatever is wrong with it was said in the test
+            one.stop()
 
 
 def reload(daemon, **texts):
@@ -117,9 +119,9 @@ def test_a_step_whose_settings_are_the_same_keeps_what_it_knows(start):
     for number, text in enumerate([
             HEAD + DELTA + OUT + 'kind = "other"\n',
             HEAD + DELTA + '[[step]]\nop = "filter"\nwhere = "true"\n' + OUT,
-            "# other words\n" + HEAD + '[[step]] # a step\n  by   = ["by"]\n  op="delta"\n' .replace('["by"]', '"by"') + OUT]):
+            "# other words\n" + HEAD + '[[step]] # a step\n  by   = "by"\n  op="delta"\n' + OUT]):
         daemon.publish("in", {"kind": "k", "data": {"n": 0, "by": "x", "a": number}})
-        came(daemon, "out", number + (1 if number else 1))
+        came(daemon, "out", number + 1)
         reload(daemon, p=text)
     daemon.publish("in", {"kind": "k", "data": {"n": 0, "by": "x", "a": 9}})
     found = [event["data"] for event in came(daemon, "out", 4)]
@@ -290,13 +292,10 @@ def test_all_faults_are_told(start):
 
 
 def test_a_fault_in_the_settings_keeps_the_pipelines_as_they_are_and_the_other_way_round(start):
-    daemon = start({"LIMITS__JSON_DEPTH": None}, p=HEAD + OUT)
+    daemon = start(p=HEAD + OUT)
     deep = '{"kind":"k","data":' + "[" * 10 + "]" * 10 + "}"
-    write(daemon, p=None)
     file = daemon.directory / "tidegate.toml"
-    daemon.terminate()
-    write(daemon, p=HEAD + OUT)
-    daemon.configure("").start()
+    daemon.configure("").restart()
     write(daemon, p=None)
     daemon.reload("[limits]\njson_depth = \"much\"\n", says="settings not reloaded")
     assert list(listed(daemon)) == ["p"]

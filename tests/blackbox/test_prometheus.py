@@ -42,10 +42,10 @@ SETTINGS = {
     "LIMITS__CONNECTIONS": 60, "LIMITS__ROOMS": 20,
     "AUTH__ADMIN_PASSWORD": PASSWORD,
 }
-# All tidegate_pipeline_…; tidegate_pipeline_events_rejected_total by what comes into slow:1, which has no n.
+# All tidegate_pipeline_…; tidegate_pipeline_events_rejected_total by what comes into old:twice, which has no n.
 PIPELINE = """
 [pipeline]
-from = ["well:*", "slow:*"]
+from = ["well:*", "old:*"]
 [[step]]
 op = "threshold"
 field = "n"

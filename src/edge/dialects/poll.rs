@@ -44,7 +44,9 @@ impl Dialect for Poll {
     type Output = Bytes;
 
     fn event(&mut self, event: &Arc<Event>, _: &dyn Position) {
-        append(&mut self.events, &event.json());
+        // A change of a room's state is a notice, as everywhere.
+        let list = if event.change { &mut self.notices } else { &mut self.events };
+        append(list, &event.json());
     }
 
     fn notice(&mut self, notice: &Notice<'_>, position: &dyn Position) {

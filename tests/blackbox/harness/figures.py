@@ -46,9 +46,9 @@ def figures(ms, values):
     }
 
 
-def tumbling(values, size):
+def tumbling(values, size, offset=None):
     """(start, end, values) of each window of this size that has any."""
-    windows = values.resample(size, origin="epoch", closed="left", label="left")
+    windows = values.resample(size, origin="epoch", offset=offset, closed="left", label="left")
     return [(_ms(start), _ms(start + pandas.Timedelta(size)), window) for start, window in windows if len(window)]
 
 
@@ -84,9 +84,10 @@ def alarms(ms, values, until_ms, above=None, below=None, clear_above=None, clear
         at, value, alarm, since = 0, None, None, None
         for now in range(ms[0], until_ms + 1):
             # What is reached at the moment of a new value was reached by the one before it.
-            for new in [None, *([values[at]] if at < len(ms) and ms[at] == now else [])]:
-                if new is not None:
-                    value, at = new, at + 1
+            for turn, new in enumerate([value, *([values[at]] if at < len(ms) and ms[at] == now else [])]):
+                if turn:
+                    at += 1
+                value = new
                 if value is None:
                     continue
                 wanted = sign * value > sign * limit if alarm is None else sign * value <= sign * clear
@@ -94,9 +95,10 @@ def alarms(ms, values, until_ms, above=None, below=None, clear_above=None, clear
                 if since is not None and now - since >= (hold if alarm is None else hold_clear):
                     started = alarm is None
                     alarm, first = (now, now) if started else (None, alarm)
-                    found.append((now, reason, "started" if started else "cleared", value, first))
+                    found.append((now, turn, started, (now, reason, "started" if started else "cleared", value, first)))
                     since = None
-    return sorted(found, key=lambda alarm: (alarm[0], alarm[2] == "started"))
+    # Of two at once that which is over comes first.
+    return [alarm for *_, alarm in sorted(found, key=lambda alarm: alarm[:3])]
 
 
 def middle(pairs):

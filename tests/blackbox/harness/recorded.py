@@ -1,4 +1,4 @@
-"""The recording of a real machine in tests/data, and streams that are made of it: with gaps, out of order, nested.
+"""The recording of a real machine in tests/data, and streams that are made of it: with gaps, of differences, out of order, nested.
 
 An event here is a dictionary with `room` (without its first part), `kind`, `ms` (milliseconds since 1970) and `data`.
 """
@@ -61,6 +61,14 @@ def shuffled(name, within_ms):
     dice = random.Random(within_ms)
     late = sorted((event["ms"] + dice.randrange(within_ms), place) for place, event in enumerate(recorded("cpu")))
     return [{**recorded("cpu")[place], "room": name} for _, place in late]
+
+
+@lru_cache
+def swings():
+    """By how much the processor's figure changed each time: numbers on both sides of 0, and 0 itself."""
+    events = recorded("cpu")
+    return [{"room": "swings", "kind": "cpu", "ms": event["ms"], "data": {"change": event["data"]["usage"] - before["data"]["usage"]}}
+            for before, event in zip(events, events[1:])]
 
 
 @lru_cache
