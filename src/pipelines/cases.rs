@@ -174,9 +174,8 @@ impl Run {
     /// As after a stop: what was written down is read by a new one.
     fn restart(&mut self) -> Result<(), String> {
         let state = self.machine.save();
-        let Definition { name, file, text, .. } = self.machine.definition();
-        let directory = std::path::Path::new(file).parent();
-        let again = Definition::read(name, file, text, directory).map_err(|_| "it cannot be read again".to_owned())?;
+        let again = Definition::again(&self.machine.definition().written());
+        let again = again.map_err(|_| "it cannot be read again".to_owned())?;
         self.machine = Machine::new(again);
         self.machine.load(&state).map_err(|error| error.to_string())?;
         self.machine.resumed(self.now_ms);

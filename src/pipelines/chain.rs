@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::field::Extractor;
-use super::operator::{Context, Next, Operator, Rejected, Sent};
+use super::operator::{Context, Next, Operator, Rejected, Sent, Why};
 use super::record::Record;
 use super::template::Target;
 use crate::event::Event;
@@ -101,6 +101,11 @@ impl Chain {
             if next == Next::Drop {
                 return;
             }
+            if record.is_unreadable() {
+                let (field, why) = ("data".to_owned(), Why::Other("has a number that is too large".to_owned()));
+                effects.rejected.push(Rejected { step: at, field, why, record: Box::new(record) });
+                return;
+            }
         }
         self.leave(record, effects);
     }
@@ -183,5 +188,31 @@ impl Chain {
             all &= loaded;
         }
         all && left.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use serde_json::json;
+
+    use crate::event::RoomName;
+    use crate::pipelines::record::Record;
+    use crate::pipelines::{Definition, Machine};
+
+    #[test]
+    fn data_that_cannot_be_worked_with_is_a_dead_letter_and_nothing_is_lost_quietly() {
+        let text = "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"map\"\nset = { y = \"1\" }\n[[output]]\nroom = \"out\"\n";
+        let mut machine = Machine::new(Definition::read("p", "p.toml", text, None).unwrap());
+        let mut out = Vec::new();
+        let deep = format!("{{\"x\":{}1{}}}", "[".repeat(500), "]".repeat(500));
+        for json in ["{\"x\":1e999}".to_owned(), deep] {
+            let record = Record::made(RoomName::parse("in").unwrap(), "k", None, 1, 1, json!(null));
+            let record = record.given(json.into(), machine.definition().chain.extractor());
+            machine.record(record, &mut out);
+        }
+        let rooms: Vec<&str> = out.iter().map(|output| output.room.as_str()).collect();
+        assert_eq!(rooms, ["dead-letter:p", "out"], "too large a number, and data that is only deep");
+        assert!(out[1].event.data.len() > 1000);
     }
 }

@@ -1,7 +1,10 @@
 //! A pipeline as its file says it: where its events come from, its steps, where they go. Read whole, with every fault at its place.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Step};
 use super::operators;
@@ -15,6 +18,19 @@ const REPORT_MS: u64 = 60_000;
 /// Rooms that sources publish to.
 const SOURCES: [(&str, &str); 2] = [("host", "host:*"), ("generator", "demo:*")];
 
+/// A pipeline as its files say it: what it takes to read it again, also when they have changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Written {
+    /// Its name.
+    pub name: String,
+    /// Its file, as it was named.
+    pub file: String,
+    /// The file's text.
+    pub text: String,
+    /// The files that it names, by their names.
+    pub files: BTreeMap<String, String>,
+}
+
 /// A pipeline.
 #[derive(Debug)]
 pub struct Definition {
@@ -24,6 +40,8 @@ pub struct Definition {
     pub file: String,
     /// The file's text.
     pub text: String,
+    /// The files that it names, by their names.
+    pub files: BTreeMap<String, String>,
     /// The rooms it works on.
     pub from: Vec<Pattern>,
     /// Whether it begins, the first time, with what the rooms hold already.
@@ -50,7 +68,27 @@ impl Definition {
     /// # Errors
     /// Every fault at once.
     pub fn read(name: &str, file: &str, text: &str, directory: Option<&Path>) -> Result<Self, Vec<Fault>> {
-        let source = Source::new(file, text, directory);
+        Self::from_source(Source::new(file, text, directory), name, text)
+    }
+
+    /// Reads a pipeline that was read before, by what its files said then.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn again(written: &Written) -> Result<Self, Vec<Fault>> {
+        let source = Source::new(&written.file, &written.text, None);
+        source.know(&written.files);
+        Self::from_source(source, &written.name, &written.text)
+    }
+
+    /// What its files say.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        let Self { name, file, text, files, .. } = self;
+        Written { name: name.clone(), file: file.clone(), text: text.clone(), files: files.clone() }
+    }
+
+    fn from_source(source: Source<'_>, name: &str, text: &str) -> Result<Self, Vec<Fault>> {
         let table = match DeTable::parse(text) {
             Ok(table) => table,
             Err(error) => {
@@ -130,6 +168,7 @@ fn read(
         name: name.to_owned(),
         file: source.file().to_owned(),
         text: text.to_owned(),
+        files: source.files(),
         from,
         from_beginning,
         enabled,

@@ -181,6 +181,8 @@ impl Extractor {
         }
         slots.resize(self.slots, Scalar::Missing);
         let mut deserializer = serde_json::Deserializer::from_slice(json);
+        // How deep data may be was decided when it came in.
+        deserializer.disable_recursion_limit();
         // Data was checked when it came in; what cannot be read here is missing, and that is told where it is wanted.
         let _ = Seed { node: &self.root, slots: &mut slots }.deserialize(&mut deserializer);
         slots

@@ -23,6 +23,6 @@ pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use definition::Definition;
+pub use definition::{Definition, Written};
 pub use machine::{Machine, Output};
 pub use section::Fault;

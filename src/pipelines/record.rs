@@ -30,7 +30,16 @@ pub struct Record {
     pub arrived_ms: u64,
     /// Whether it is a change of its room's state: then its data is a merge patch (RFC 7396) of the room's whole table.
     pub change: bool,
+    /// Whether its data turned out to be what cannot be worked with.
+    unreadable: bool,
     data: Data,
+}
+
+/// Data as a tree. As deep as it was let in, which the parser itself would not go; `None` for a number that is too large for any.
+fn parse(json: &[u8]) -> Option<Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    deserializer.disable_recursion_limit();
+    serde::Deserialize::deserialize(&mut deserializer).ok()
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +161,7 @@ impl Record {
             priority: event.priority,
             timestamp_ms: event.timestamp_ms,
             arrived_ms: event.arrived_ms,
+            unreadable: false,
             change: event.change,
             data,
         }
@@ -173,6 +183,7 @@ impl Record {
             timestamp_ms: self.timestamp_ms,
             arrived_ms: self.arrived_ms,
             change: false,
+            unreadable: false,
             data: Data::Tree(Box::default()),
         }
     }
@@ -189,6 +200,7 @@ impl Record {
             timestamp_ms: time_ms,
             arrived_ms: now_ms,
             change: false,
+            unreadable: false,
             data: Data::Tree(Box::new(data)),
         }
     }
@@ -197,7 +209,7 @@ impl Record {
     #[must_use]
     pub fn given(self, json: Bytes, extractor: &Extractor) -> Self {
         let slots = extractor.extract(&json);
-        Self { change: false, data: Data::Raw(json, slots), ..self }
+        Self { change: false, unreadable: false, data: Data::Raw(json, slots), ..self }
     }
 
     /// A field's value.
@@ -242,7 +254,9 @@ impl Record {
     pub fn tree(&mut self) -> &mut Value {
         if let Data::Raw(json, _) = &self.data {
             // It was checked when it came in.
-            self.data = Data::Tree(Box::new(serde_json::from_slice(json).unwrap_or_default()));
+            let read = parse(json);
+            self.unreadable |= read.is_none();
+            self.data = Data::Tree(Box::new(read.unwrap_or_default()));
         }
         match &mut self.data {
             Data::Tree(tree) => tree,
@@ -250,11 +264,17 @@ impl Record {
         }
     }
 
+    /// Whether its data turned out to be what cannot be worked with, such as a number beyond all numbers.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
+    }
+
     /// Its data as a value of its own.
     #[must_use]
     pub fn value(&self) -> Value {
         match &self.data {
-            Data::Raw(json, _) => serde_json::from_slice(json).unwrap_or_default(),
+            Data::Raw(json, _) => parse(json).unwrap_or_default(),
             Data::Tree(tree) => (**tree).clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! Reading a pipeline's file: one table of it at a time, every fault noted with its line and column, and what nobody asked for is a fault too.
 
 use std::cell::{Ref, RefCell, RefMut};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
@@ -44,6 +44,8 @@ pub struct Source<'t> {
     paths: RefCell<Paths>,
     /// Where files that it names are looked for.
     directory: Option<PathBuf>,
+    /// The files that it names, by their names.
+    files: RefCell<BTreeMap<String, String>>,
 }
 
 impl<'t> Source<'t> {
@@ -51,7 +53,19 @@ impl<'t> Source<'t> {
     #[must_use]
     pub fn new(file: &str, text: &'t str, directory: Option<&FilePath>) -> Self {
         let directory = directory.map(FilePath::to_owned);
-        Self { file: file.to_owned(), text, faults: RefCell::default(), paths: RefCell::default(), directory }
+        let (faults, paths, files) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { file: file.to_owned(), text, faults, paths, directory, files }
+    }
+
+    /// The files that it names, as they were read.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, String> {
+        self.files.borrow().clone()
+    }
+
+    /// Files that are not looked for any more, because they were read before.
+    pub fn know(&self, files: &BTreeMap<String, String>) {
+        self.files.borrow_mut().clone_from(files);
     }
 
     /// The file's name.
@@ -408,12 +422,18 @@ impl<'s, 't> Section<'s, 't> {
     /// A file that a setting names, beside the pipeline's own.
     pub fn file(&mut self, key: &'static str) -> Option<String> {
         let name = self.text_if_given(key)?;
+        if let Some(known) = self.source.files.borrow().get(&name) {
+            return Some(known.clone());
+        }
         let Some(directory) = &self.source.directory else {
             self.fault(key, "a pipeline that is in no directory can name no file");
             return None;
         };
         match std::fs::read_to_string(directory.join(&name)) {
-            Ok(text) => Some(text),
+            Ok(text) => {
+                self.source.files.borrow_mut().insert(name, text.clone());
+                Some(text)
+            }
             Err(error) => {
                 self.fault(key, format!("{}: {error}", directory.join(&name).display()));
                 None

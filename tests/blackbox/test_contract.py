@@ -132,7 +132,7 @@ def test_a_filter_that_lets_nothing_through_still_moves_the_cursor(start_daemon,
     head = daemon.publish_numbers(room, range(3))["last_seq"]
     while reader.cursor != str(head):
         if way == "poll":
-            reader._poll(after=reader.cursor, wait="200ms")
+            reader.poll(after=reader.cursor, wait="200ms")
         else:
             reader.notice("heartbeat")
 
@@ -222,14 +222,14 @@ def test_a_room_that_is_followed_already_goes_on_as_it_was_and_can_be_asked_for_
 # What cannot be.
 
 WRONG = [
-    ("mode", {"mode": "fastest"}), ("mode", {"mode": ""}), ("mode", {"mode": "Mean", "period": "1s"}), ("mode", {"mode": "mean"}), ("fn", {"fn": "p95"}), ("fn", {"fn": "max"}),
-    ("fn", {"mode": "mean", "fn": "mean", "period": "1s"}),
+    ("mode", {"mode": "fastest"}), ("mode", {"mode": ""}), ("mode", {"mode": "Mean", "period": "1s"}), ("mode", {"mode": "mean"}),
+    ("fn", {"fn": "p95"}), ("fn", {"fn": "max"}), ("fn", {"mode": "mean", "fn": "mean", "period": "1s"}),
     *(("period", {"period": period}) for period in ("", "soon", "2", "9ms", "0s", "-1s", "24h1s", "25h", "99999999999999999999s")),
     ("every", {"every": "9ms"}), ("every", {"period": "1s", "every": "1s"}),
     ("field", {"field": "data.usage"}), ("field", {"mode": "latest", "period": "1s", "field": "data.usage"}),
     *(("field", {"mode": "mean", "period": "1s", "field": field}) for field in ("", "kind", "seq", "data.", "data..x", ".".join("x" * 17))),
-    *(("filter", {"filter": text}) for text in ("", "data.usage >", "usage > 5", "1", '"text"', "data.usage + 1", "data.x.nonsense(1)", "data.x = 1", "(" * 100 + "true" + ")" * 100,
-                                                "true || " * 200 + "true")),
+    *(("filter", {"filter": text}) for text in ("", "data.usage >", "usage > 5", "1", '"text"', "data.usage + 1", "data.x.nonsense(1)", "data.x = 1",
+                                                "(" * 100 + "true" + ")" * 100, "true || " * 200 + "true")),
     *(("kinds", {"kinds": kinds}) for kinds in ([""], ["a", "", "b"], [f"k{n}" for n in range(65)])),
     ("priority", {"priority": "urgent"}), ("priority", {"priority": ""}), ("priority", {"priority": "HIGH"}),
     ("on_slow", {"on_slow": "wait"}), ("on_slow", {"on_slow": "reject"}), ("on_slow", {"on_slow": ""}),
@@ -253,8 +253,8 @@ def test_a_field_that_is_given_twice_is_refused(shared_daemon, way):
 
 
 @pytest.mark.parametrize("field, asked", [(field, {"mode": "mean", "period": "1s", field: value}) for field, value in [
-    ("mode", 5), ("mode", ["mean"]), ("fn", True), ("period", 2), ("period", {"seconds": 2}), ("every", 2.5), ("field", 1), ("field", ["data.x"]), ("filter", True),
-    ("filter", ["true"]), ("kinds", "n"), ("kinds", {}), ("kinds", [1]), ("kinds", [["n"]]), ("priority", 1), ("on_slow", False)]], ids=str)
+    ("mode", 5), ("mode", ["mean"]), ("fn", True), ("period", 2), ("period", {"seconds": 2}), ("every", 2.5), ("field", 1), ("field", ["data.x"]),
+    ("filter", True), ("filter", ["true"]), ("kinds", "n"), ("kinds", {}), ("kinds", [1]), ("kinds", [["n"]]), ("priority", 1), ("on_slow", False)]], ids=str)
 def test_a_value_of_another_type_is_refused_and_named(shared_daemon, field, asked):
     assert refused("subscribe", shared_daemon, "test:wrong", asked) == field
 

@@ -13,6 +13,7 @@ from harness.api import numbers, seqs
 from harness.books import connection, ledger, settled
 from harness.load import assert_increasing, assert_no_hole
 from harness.process import eventually
+from harness.served import STREAMS
 from harness.tokens import SECRET
 
 SMALL = {"LIMITS__SEND_BUFFER": "64KiB", "LIMITS__MAILBOX_MESSAGES": 10, "LIMITS__WRITE_TIMEOUT": "60s", "AUTH__JWT_SECRET": SECRET}
@@ -20,13 +21,13 @@ ROOM = "well:1"
 COUNT = 4000
 
 
-def publish_much(daemon, count=COUNT, pad=2000, keys=0, start=0, **more):
+def publish_much(daemon, count=COUNT, pad=2000, keys=0, start=0):
     """Events of about `pad` bytes with their number, and with `keys` keys in turn; first and last seq."""
     told = []
     for begin in range(start, start + count, 250):
-        numbers_here = range(begin, min(begin + 250, start + count))
-        told.append(daemon.publish(ROOM, [{"kind": f"k{n % 2}", "data": {"n": n, "pad": "x" * pad}, **({"key": f"key-{n % keys}"} if keys else {}), **more}
-                                          for n in numbers_here]))
+        body = [{"kind": f"k{n % 2}", "data": {"n": n, "pad": "x" * pad}, **({"key": f"key-{n % keys}"} if keys else {})}
+                for n in range(begin, min(begin + 250, start + count))]
+        told.append(daemon.publish(ROOM, body))
     return told[0]["first_seq"], told[-1]["last_seq"]
 
 
@@ -62,10 +63,7 @@ def accounted(reader, last):
     return events, dropped
 
 
-WAYS = ["websocket", "subscribe", "sse"]
-
-
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 @pytest.mark.parametrize("on_full", ["catch_up", "displace", "reject"])
 def test_with_catch_up_every_event_comes_whatever_the_namespace_says(start_daemon, serve, way, on_full):
     daemon = start_daemon(**SMALL, ROOMS__WELL__ON_FULL=on_full)
@@ -78,7 +76,7 @@ def test_with_catch_up_every_event_comes_whatever_the_namespace_says(start_daemo
     assert connection(daemon, slow.connection)["catch_ups"] >= 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 @pytest.mark.parametrize("on_full", ["catch_up", "displace", "wait"])
 def test_with_displace_older_events_give_way_and_that_is_told_exactly(start_daemon, serve, way, on_full):
     daemon = start_daemon(**SMALL, ROOMS__WELL__ON_FULL=on_full)
@@ -96,7 +94,7 @@ def test_with_displace_older_events_give_way_and_that_is_told_exactly(start_daem
     assert (found["delivered"], found["shed"]) == (len(events), len(missing))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 @pytest.mark.parametrize("asked", [{"on_slow": "latest"}, {"mode": "latest"}, {"mode": "latest", "on_slow": "latest"}], ids=str)
 def test_with_latest_the_newest_of_each_key_is_kept(start_daemon, serve, way, asked):
     daemon = start_daemon(**SMALL)
@@ -112,7 +110,7 @@ def test_with_latest_the_newest_of_each_key_is_kept(start_daemon, serve, way, as
     assert (found["delivered"], found["conflated"], found["shed"]) == (len(events), COUNT - len(events), 0)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 def test_with_latest_and_more_keys_than_places_what_is_given_up_is_told(start_daemon, serve, way):
     daemon = start_daemon(**SMALL)
     slow = held_up(serve, way, daemon, on_slow="latest")
@@ -125,7 +123,7 @@ def test_with_latest_and_more_keys_than_places_what_is_given_up_is_told(start_da
     assert found["delivered"] == len(events)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 @pytest.mark.parametrize("on_full", ["catch_up", "displace"])
 def test_with_disconnect_it_is_sent_away_told_why_and_comes_back_with_its_cursor(start_daemon, serve, way, on_full):
     daemon = start_daemon(**SMALL, ROOMS__WELL__ON_FULL=on_full)
@@ -149,7 +147,7 @@ def test_with_disconnect_it_is_sent_away_told_why_and_comes_back_with_its_cursor
     assert_no_hole(seqs(back.until(last)), events[-1]["seq"] + 1, last)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 def test_with_disconnect_one_that_keeps_up_stays(start_daemon, serve, way):
     daemon = start_daemon(**SMALL)
     reader = serve(way, daemon, ROOM, on_slow="disconnect")
@@ -158,7 +156,7 @@ def test_with_disconnect_one_that_keeps_up_stays(start_daemon, serve, way):
         assert reader.event()["data"]["n"] == n
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STREAMS)
 def test_with_disconnect_one_that_reads_the_history_slowly_stays(start_daemon, serve, way):
     # What is read from the history waits there, and not in the mailbox.
     daemon = start_daemon(**SMALL)
@@ -261,7 +259,7 @@ def read_to_the_end(daemon, reader, due):
 @pytest.mark.parametrize("asked", WISHES + [{"on_slow": "disconnect"}], ids=str)
 def test_the_books_of_a_reader_that_keeps_up_add_up_all_the_time(start_daemon, serve, asked):
     daemon = start_daemon(**{**SMALL, "LIMITS__MAILBOX_MESSAGES": 100})
-    readers = [serve(way, daemon, ROOM, **asked) for way in WAYS]
+    readers = [serve(way, daemon, ROOM, **asked) for way in STREAMS]
     for start in range(0, 300, 10):
         publish_much(daemon, count=10, pad=0, keys=3, start=start)
         for reader in readers:

@@ -178,7 +178,8 @@ def test_of_a_field_only_that_field_is_made(story, field):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_events_without_the_field_count_for_nothing(shared_daemon, room, serve, way):
-    shared_daemon.publish(room, [{"kind": "k", "data": data} for data in ({"v": 4}, {"v": "9"}, {"v": None}, {}, None, [9], {"v": {"v": 9}}, {"v": 6})])
+    odd = ({"v": "9"}, {"v": None}, {}, None, [9], {"v": {"v": 9}})
+    shared_daemon.publish(room, [{"kind": "k", "data": data} for data in ({"v": 4}, *odd, {"v": 6})])
     reader = serve(way, shared_daemon, room, since="-1h", fn="mean", every="100ms", field="v")
     assert reader.event()["data"] == {"v": 5}
 
@@ -218,18 +219,18 @@ def test_a_period_of_very_many_events_does_not_hold_the_history_up(start_daemon,
     assert max(event["data"]["n"] for event in events) == 51_999 and events[-1]["seq"] == last
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_page_s_cursor_goes_on_live_without_a_seam(shared_daemon, room, serve, way):
+def test_a_page_s_cursor_goes_on_live_without_a_seam(shared_daemon, room, serve):
     asked = {"every": "2s", "fn": "mean"}
     eventually(lambda: time.time() % 2 < 0.5, "the beginning of a period")
     shared_daemon.publish_numbers(room, [1, 2])
     page = shared_daemon.history(room, since="-1h", **asked)
-    reader = serve(way, shared_daemon, room, after=page["cursor"], **asked)
+    readers = [serve(way, shared_daemon, room, after=page["cursor"], **asked) for way in WAYS]
     last = shared_daemon.publish_numbers(room, [30])["last_seq"]
-    found = as_made(page["events"]) + as_made(reader.until(last))
     expected = made(shared_daemon.all_events(room), 2000, "mean")
-    # A value that came twice counts as it came last.
-    assert_same(list({value[0]: value for value in found}.values()), expected)
+    for reader in readers:
+        found = as_made(page["events"]) + as_made(reader.until(last))
+        # A value that came twice counts as it came last.
+        assert_same(list({value[0]: value for value in found}.values()), expected)
 
 
 def test_a_reader_that_was_held_up_gets_the_same(start_daemon, ws):
@@ -256,10 +257,9 @@ def test_a_reader_that_was_held_up_gets_the_same(start_daemon, ws):
 def test_the_first_comes_at_once_and_the_last_of_a_burst_though_nothing_follows(shared_daemon, room, serve, way, mode):
     reader = serve(way, shared_daemon, room, mode=mode, period="700ms")
     shared_daemon.publish_numbers(room, range(20))
-    first, last = reader.event(), reader.event()
-    assert numbers([first, last]) == [0, 19]
+    assert numbers(reader.take(2)) == [0, 19]
     shared_daemon.publish_numbers(room, range(20, 30))
-    assert numbers(reader.take(1)) == [29], "its period goes on"
+    assert reader.event()["data"]["n"] in (20, 29), "what gave way came after all"
 
 
 @pytest.mark.parametrize("way", STREAMS)
@@ -292,16 +292,16 @@ def test_the_clock_goes_in_whole_periods_whatever_is_dropped(shared_daemon, room
         assert len(found) - 2 <= (raw[-1][0] - raw[0][0]) / period_ms <= len(found) - 1
 
 
-@pytest.mark.parametrize("way", STREAMS)
-def test_after_a_quiet_period_the_next_comes_at_once(shared_daemon, room, serve, way):
-    reader = serve(way, shared_daemon, room, period="1500ms")
+def test_after_a_quiet_period_the_next_comes_at_once(shared_daemon, room, serve):
+    readers = [serve(way, shared_daemon, room, period="1500ms") for way in STREAMS]
     shared_daemon.publish_numbers(room, range(2))
-    assert numbers(reader.take(2)) == [0, 1]
+    assert [numbers(reader.take(2)) for reader in readers] == [[0, 1]] * 3
     quiet = time.monotonic() + 1.6
     eventually(lambda: time.monotonic() > quiet, "a period in which nothing came")
     before = time.monotonic()
     shared_daemon.publish_numbers(room, [2])
-    assert numbers(reader.take(1)) == [2] and time.monotonic() - before < 0.7
+    assert [numbers(reader.take(1)) for reader in readers] == [[2]] * 3
+    assert time.monotonic() - before < 1.3
 
 
 def test_with_many_keys_the_order_holds_and_each_key_s_last_value_comes(shared_daemon, room, serve):
@@ -317,14 +317,16 @@ def test_with_many_keys_the_order_holds_and_each_key_s_last_value_comes(shared_d
         assert {event["key"]: event for event in found} == {event["key"]: event for event in raw}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_past_is_thinned_as_it_was_live(shared_daemon, room, serve, way):
+def test_the_past_is_thinned_as_it_was_live(shared_daemon, room, serve):
     live = serve("websocket", shared_daemon, room, period="1s")
     began = time.monotonic()
     for n, at in enumerate((0, 0.5, 2.4, 2.6, 4.4, 4.6)):  # far from the ends of periods, so that nothing depends on a moment
         eventually(lambda: time.monotonic() - began >= at, "its time")
         last = shared_daemon.publish_numbers(room, [n])["last_seq"]
-    assert numbers(serve(way, shared_daemon, room, period="1s", since="-1h").until(last)) == numbers(live.until(last))
+    expected = numbers(live.until(last))
+    assert numbers(shared_daemon.history(room, period="1s", since="-1h")["events"]) == expected
+    for way in WAYS:
+        assert numbers(serve(way, shared_daemon, room, period="1s", since="-1h").until(last)) == expected, way
 
 
 def test_the_history_is_thinned_too(shared_daemon, room):

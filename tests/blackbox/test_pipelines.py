@@ -367,8 +367,26 @@ def test_a_room_that_cannot_be_is_a_dead_letter(start, name):
     daemon = start(p=piped("in", "out:{x}"))
     daemon.publish("in", [{"kind": "k", "data": {"x": name}}, {"kind": "k", "data": {"x": "good"}}])
     [letter] = came(daemon, "dead-letter:p", 1)
-    assert letter["data"]["event"]["data"] == {"x": name} and letter["data"]["field"] == "room"
+    assert letter["data"]["event"]["data"] == {"x": name}
+    assert (letter["data"]["step"], letter["data"]["op"], letter["data"]["field"], letter["data"]["reason"]) == (1, "output", "room", "invalid")
     came(daemon, "out:good", 1)
+
+
+@pytest.mark.parametrize("data, reason", [({}, "missing"), ({"x": None}, "type"), ({"x": ["a"]}, "type"), ({"x": {}}, "type")])
+def test_an_event_without_what_a_template_needs_is_a_dead_letter_of_that_output_only(start, data, reason):
+    daemon = start(p=piped("in", "out:{x}", "all"))
+    daemon.publish("in", [{"kind": "k", "data": data}, {"kind": "k", "data": {"x": 7}}])
+    [letter] = came(daemon, "dead-letter:p", 1)
+    assert (letter["data"]["field"], letter["data"]["reason"], letter["data"]["event"]["key"]) == ("data.x", reason, None)
+    came(daemon, "all", 2)
+    came(daemon, "out:7", 1)
+
+
+def test_a_key_too_many_is_a_dead_letter_and_those_that_are_known_go_on(start):
+    daemon = start(p=piped("in", "out", more='[[step]]\nop = "dedupe"\nwithin = "1h"\nmode = "changes"\nfield = "x"\nkeys_max = 2\n'))
+    daemon.publish("in", [{"kind": "k", "key": key, "data": {"x": n}} for n, key in enumerate("abcab")])
+    assert [event["key"] for event in came(daemon, "out", 4)] == list("abab")
+    assert [letter["data"]["reason"] for letter in came(daemon, "dead-letter:p", 1)] == ["too_many_keys"]
 
 
 @pytest.mark.parametrize("setting, value", [("kind", ""), ("kind", "k" * 101), ("kind", "a\nb"), ("key", "k" * 201), ("key", "a\nb"), ("key", "\0")])
@@ -461,6 +479,15 @@ def test_the_metrics_say_the_same(start):
     assert found["state_bytes"] > 0 and "behind_seconds" in found
     [labels] = re.findall(r"^tidegate_pipeline_events_rejected_total\{(.*)\}", daemon.get("/metrics").text, re.M)
     assert 'reason="missing"' in labels and "filter" in labels
+
+
+def test_nobody_sees_what_a_pipeline_writes_down_for_itself(start, ws):
+    daemon = start(p=GOOD)
+    client = ws(daemon, "*", after=0)
+    daemon.publish_numbers("in", range(3))
+    came(daemon, "out", 3)
+    assert {client.event()["room"] for _ in range(6)} == {"in", "out"}
+    assert {room["room"] for room in daemon.get("/v1/rooms").json()["rooms"]} == {"in", "out"}
 
 
 def test_a_pipeline_is_no_subscriber_and_no_connection(start):

@@ -2,6 +2,7 @@
 none comes out twice; what did not change keeps what it knows; a fault changes nothing.
 """
 
+import json
 import os
 import re
 import signal
@@ -200,10 +201,12 @@ def test_a_pipeline_that_goes_and_comes_back_at_once_while_the_disk_is_busy_does
                 daemon.publish_numbers("in", [len(sent)], session=session, ack="memory")
                 sent.append(len(sent))
 
+    body = json.dumps([{"kind": "k", "data": os.urandom(15_000).hex()} for _ in range(20)])
+
     def keep_the_disk_busy():
         with daemon.session.__class__() as session:
             while not stop.is_set():
-                daemon.publish_numbers("busy", range(20), session=session, pad=5000, ack="synced")
+                daemon.post_events("busy", body, session=session, ack="synced")
 
     threads = [threading.Thread(target=target, daemon=True) for target in (publish, *[keep_the_disk_busy] * 4)]
     for thread in threads:
@@ -261,6 +264,30 @@ def test_rooms_that_are_added_begin_with_what_comes_and_the_others_go_on(start, 
     found = [event["data"]["n"] for event in came(daemon, "out", len(sent) + 4) if "by" not in event["data"]]
     assert sorted(found) == [1003, 1004, 2000, 2001]
     assert [event["data"]["n"] for event in daemon.all_events("out") if "by" in event["data"]] == sent
+
+
+def test_rooms_that_are_added_begin_with_what_is_there_where_the_file_says_so(start):
+    daemon = start(p=HEAD + 'start = "beginning"\n' + OUT)
+    daemon.publish_numbers("more", range(3))
+    daemon.publish_numbers("in", range(10, 13))
+    came(daemon, "out", 3)
+    reload(daemon, p='[pipeline]\nfrom = ["in", "more"]\nstart = "beginning"\n' + OUT)
+    assert sorted(event["data"]["n"] for event in came(daemon, "out", 6)) == [0, 1, 2, 10, 11, 12]
+
+
+def test_what_was_not_held_long_enough_for_one_that_comes_back_is_told(start):
+    daemon = start({"ROOMS__DEFAULT__RETENTION_COUNT": 20, "ROOMS__DEFAULT__TAIL_EVENTS": 20, "ROOMS__OUT__RETENTION_COUNT": 1000}, p=HEAD + OUT)
+    daemon.publish_numbers("in", [0])
+    came(daemon, "out", 1)
+    reload(daemon, p=None)
+    for at in range(1, 1001, 100):
+        daemon.publish_numbers("in", range(at, at + 100))
+    eventually(lambda: daemon.room("in")["held"] <= 100, "retention took events away")
+    reload(daemon, p=HEAD + OUT)
+    eventually(lambda: numbers(daemon)[-1:] == [1000], "it goes on with what is held")
+    assert listed(daemon)["p"]["gaps"] == 1 and daemon.stderr.wait_for(r"WARN.*not held any more.*pipeline=\"p\" room=in", 5)
+    found = numbers(daemon)
+    assert found == [0, *range(1000 - len(found) + 2, 1001)]
 
 
 FAULTY = {"fault": HEAD + OUT + "knd = 1\n", "toml": "[pipeline", "loop": HEAD + to("in"), "keeper": HEAD + to("t") + "state = true\n"}

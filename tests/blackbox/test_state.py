@@ -459,6 +459,18 @@ def test_the_table_may_be_of_something_in_the_event_and_there_may_be_many_tables
     assert state(daemon, "all") is None
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_room_may_carry_events_and_the_state_made_of_them(start, reader, way):
+    daemon = start(text=KEYED + '[[output]]\nroom = "table"\n')
+    daemon.publish("in", [{"kind": "k", "key": "a", "data": n} for n in (1, 1, 2)])
+    found = came(daemon, "table", 5)
+    assert [(event["type"], event["data"]) for event in found if event["type"] == "delta"] == [("delta", {"a": 1}), ("delta", {"a": 2})]
+    assert [event["data"] for event in found if event["type"] == "event"] == [1, 1, 2]
+    messages = reader(way, daemon, after=0)
+    assert messages.next()["data"] == {"a": 2}
+    assert [messages.next()["data"] for _ in range(3)] == [1, 1, 2]
+
+
 def test_numbers_and_texts_are_in_the_table_as_they_were_said(start):
     daemon = start()
     data = '{"big":12345678901234567890,"float":0.1,"exp":1e300,"neg":-9007199254740993,"text":"\\u00e9\\ud83d\\ude00\\u0000","deep":[[{"x":[]}]]}'

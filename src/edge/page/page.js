@@ -617,33 +617,34 @@ function wantsAlarmState(text) {
 
 function alarmSnapshot(body) {
   alarmTables.set(body.room, tableOf(body));
-  alarmRooms.add(body.room);
   alarmsChanged();
 }
 
 function alarmDelta(event) {
   if (!alarmTables.has(event.room)) alarmTables.set(event.room, tableOf({}));
   foldDelta(alarmTables.get(event.room), event);
-  alarmRooms.add(event.room);
   alarmsChanged();
 }
 
 function alarmsOn() {
-  const on = [...alarms.values()].filter((alarm) => !alarmTables.has(alarm.room));
+  const known = [];
   for (const [room, table] of alarmTables) {
     for (const key of table.stale) {
       const data = table.keys.get(key);
       const before = table.on.get(key);
       table.on.delete(key);
-      if (data?.state !== 'started' || (data.alarm ?? data.anomaly) === undefined) continue;
+      // Not every table in which the word stands is one of alarms.
+      if ((data?.alarm ?? data?.anomaly) === undefined || typeof data.state !== 'string') continue;
+      table.isAlarms = true;
+      if (data.state !== 'started') continue;
       const alarm = alarmOf(room, key, data, NaN, undefined, 'state');
       alarm.line = before?.line ?? null;
       table.on.set(key, alarm);
     }
     table.stale.clear();
-    on.push(...table.on.values());
+    known.push(...table.on.values());
   }
-  return on;
+  return [...known, ...[...alarms.values()].filter((alarm) => !alarmTables.get(alarm.room)?.isAlarms)];
 }
 
 const levelOf = (severity) => (/^(critical|fatal|emergency)$/i.test(severity) ? 'critical' : /^(warning|major|high|error)$/i.test(severity) ? 'high' : 'normal');

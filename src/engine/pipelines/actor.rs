@@ -17,12 +17,12 @@ use super::journal::{Journal, JournalError, Kept, Run, Step};
 use super::outbox::Outbox;
 use super::status::Status;
 use super::tap::{Taken, Tap, TapError, Wish};
-use super::{Order, Slot, recovery};
+use super::{Order, recovery};
 use crate::clock;
 use crate::engine::rooms::Rooms;
 use crate::event::{Event, Pattern, RoomName};
 use crate::pipelines::machine::inputs;
-use crate::pipelines::{Definition, Machine, Output};
+use crate::pipelines::{Definition, Machine, Output, Written};
 use crate::settings;
 
 /// How far the clock stays behind the time of day, in milliseconds.
@@ -43,7 +43,7 @@ pub(super) struct PipelineActor {
     census: Census,
     orders: Mailbox<Order>,
     status: Arc<Status>,
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Mutex<Written>>,
     work: Option<Work>,
     replacement: Option<Box<Definition>>,
     stopping: Option<oneshot::Sender<()>>,
@@ -90,7 +90,7 @@ impl PipelineActor {
         census: Census,
         orders: Mailbox<Order>,
         status: Arc<Status>,
-        slot: Arc<Mutex<Slot>>,
+        slot: Arc<Mutex<Written>>,
     ) -> Self {
         let (work, replacement, stopping, try_again_at) = (None, None, None, None);
         let settings = settings.clone();
@@ -103,9 +103,7 @@ impl PipelineActor {
 
     /// Its definition as it is wanted now.
     fn wanted(&self) -> Result<Definition, Hindrance> {
-        let slot = self.slot.lock();
-        let directory = std::path::Path::new(&slot.file).parent().map(std::path::Path::to_owned);
-        Definition::read(&slot.name, &slot.file, &slot.text, directory.as_deref()).map_err(|faults| {
+        Definition::again(&self.slot.lock()).map_err(|faults| {
             Hindrance::Definition(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })
     }
@@ -320,7 +318,7 @@ impl Work {
     /// Writes the state down.
     async fn keep(&mut self, rooms: &Rooms, status: &Status) -> Result<(), Hindrance> {
         let positions = self.positions.iter().map(|(room, seq)| (room.as_str().to_owned(), *seq)).collect();
-        let kept = Kept { text: self.machine.definition().text.clone(), positions, state: self.machine.save() };
+        let kept = Kept { written: self.machine.definition().written(), positions, state: self.machine.save() };
         self.state_bytes = self.journal.snapshot(rooms, &kept).await?;
         status.state_bytes.store(self.state_bytes as u64, Ordering::Relaxed);
         (self.kept_at, self.bytes_since, self.steps_since, self.settled) = (Instant::now(), 0, 0, true);

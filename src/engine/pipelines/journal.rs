@@ -20,6 +20,7 @@ use crate::clock;
 use crate::engine::rooms::{Rooms, Sequencer};
 use crate::event::{Ack, Event, Lane, NameError, Parts, RoomKey, RoomName};
 use crate::log::{LogError, RoomIndex};
+use crate::pipelines::Written;
 
 /// How much of a snapshot goes into one entry: what makes a chunk of the log.
 const PIECE_BYTES: usize = 3500;
@@ -56,7 +57,7 @@ pub(super) struct Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub(super) struct Kept {
     /// Its definition.
-    pub(super) text: String,
+    pub(super) written: Written,
     /// Its last seq in each room that it follows.
     pub(super) positions: Vec<(String, u64)>,
     /// Its machine's state.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 pub use status::{Status, Trouble};
 
 use crate::engine::rooms::Rooms;
-use crate::pipelines::Definition;
+use crate::pipelines::{Definition, Written};
 use crate::settings;
 
 /// A pipeline's orders are few; its events come by a mailbox of their own.
@@ -56,19 +56,10 @@ struct Table {
 
 /// A running pipeline, as the table knows it.
 struct Running {
-    text: String,
     orders: Mailbox<Order>,
     status: Arc<Status>,
     /// What its actor is made of, should it have to be made anew.
-    slot: Arc<Mutex<Slot>>,
-}
-
-/// A pipeline's definition where its actor finds it.
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    file: String,
-    text: String,
+    written: Arc<Mutex<Written>>,
 }
 
 impl std::fmt::Debug for Pipelines {
@@ -105,14 +96,13 @@ impl Pipelines {
             let known = {
                 let running = self.0.running.lock();
                 let known = running.get(&definition.name);
-                known.map(|known| (known.text == definition.text, known.orders.clone()))
+                known.map(|known| (*known.written.lock() == definition.written(), known.orders.clone()))
             };
             match known {
                 Some((true, _)) => {}
                 Some((false, orders)) => {
                     if let Some(running) = self.0.running.lock().get_mut(&definition.name) {
-                        running.text.clone_from(&definition.text);
-                        running.slot.lock().text.clone_from(&definition.text);
+                        *running.written.lock() = definition.written();
                     }
                     tracing::info!(pipeline = definition.name, "pipeline: goes on by its new definition");
                     // Full only if it was told the same many times over; then the slot has the newest for its next start.
@@ -125,14 +115,14 @@ impl Pipelines {
     }
 
     async fn start_one(&self, definition: Definition) -> Result<(), Fault> {
-        let Definition { name, file, text, .. } = definition;
+        let Definition { name, file, .. } = &definition;
         let (orders, _) = Mailbox::new(ORDERS);
-        let status = Arc::new(Status::new(&name, &file));
-        let slot = Arc::new(Mutex::new(Slot { name: name.clone(), file, text: text.clone() }));
+        let status = Arc::new(Status::new(name, file));
+        let written = Arc::new(Mutex::new(definition.written()));
         let make = {
             let (rooms, settings, supervisor) =
                 (self.0.rooms.clone(), self.0.settings.clone(), self.0.supervisor.clone());
-            let (orders, status, slot) = (orders.clone(), Arc::clone(&status), Arc::clone(&slot));
+            let (orders, status, written) = (orders.clone(), Arc::clone(&status), Arc::clone(&written));
             move || {
                 let census = supervisor.census().clone();
                 actor::PipelineActor::new(
@@ -141,7 +131,7 @@ impl Pipelines {
                     census,
                     orders.clone(),
                     Arc::clone(&status),
-                    Arc::clone(&slot),
+                    Arc::clone(&written),
                 )
             }
         };
@@ -151,7 +141,7 @@ impl Pipelines {
         self.0.supervisor.spawn(child).await?;
         ticker::every(self.0.settings.tick, &orders);
         orders.tick();
-        self.0.running.lock().insert(name, Running { text, orders, status, slot });
+        self.0.running.lock().insert(definition.name, Running { orders, status, written });
         Ok(())
     }
 

@@ -50,7 +50,7 @@ pub(super) async fn begin(rooms: &Rooms, definition: Definition, status: &Status
     };
     let (machine, positions) = replay(rooms, &definition, found, status).await?;
     restore_states(rooms, &machine).await;
-    let (machine, positions) = if machine.definition().text == definition.text {
+    let (machine, positions) = if machine.definition().written() == definition.written() {
         (machine, positions)
     } else {
         replaced(rooms, &machine, definition, positions)
@@ -91,9 +91,8 @@ async fn replay(
     status: &Status,
 ) -> Result<(Machine, Vec<(RoomName, u64)>), Hindrance> {
     let Found { kept, steps, settled } = found;
-    let directory = std::path::Path::new(&definition.file).parent();
     // By the definition of then: only that comes to the same.
-    let then = Definition::read(&definition.name, &definition.file, &kept.text, directory);
+    let then = Definition::again(&kept.written);
     let then = then.map_err(|faults| {
         let first = faults.first().map(ToString::to_string).unwrap_or_default();
         Hindrance::Definition(format!("its definition as it was when it last ran is not understood any more: {first}"))

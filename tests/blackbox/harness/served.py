@@ -121,9 +121,10 @@ class PollReader(Reader):
     def __init__(self, daemon, rooms, **asked):
         self._daemon, self._rooms, self._waiting = daemon, rooms, []
         self._asked = query({name: value for name, value in asked.items() if name not in BEGINNINGS})
-        self._poll(wait="0s", **{name: asked[name] for name in BEGINNINGS if name in asked})
+        self.poll(wait="0s", **{name: asked[name] for name in BEGINNINGS if name in asked})
 
-    def _poll(self, **params):
+    def poll(self, **params):
+        """One poll more; what it brings waits here."""
         answer = self._daemon.poll(self._rooms, **self._asked, **params)
         self._waiting += answer["notices"] + answer["events"]
         self.cursor = answer["cursor"]
@@ -133,7 +134,7 @@ class PollReader(Reader):
         while not self._waiting:
             rest = deadline - time.monotonic()
             assert rest > 0, f"no poll was answered with anything within {timeout} s"
-            self._poll(after=self.cursor, wait=f"{max(1, int(min(rest, POLL_SECONDS) * 1000))}ms")
+            self.poll(after=self.cursor, wait=f"{max(1, int(min(rest, POLL_SECONDS) * 1000))}ms")
         return self._waiting.pop(0)
 
     def stop(self):
