@@ -19,6 +19,8 @@ const ANSWER_BYTES: usize = 4 << 20;
 
 /// So many events are looked through for one answer, whatever the filter leaves of them; its cursor leads on.
 const SCANNED_MAX: usize = 50_000;
+/// The same where one period has more than that, of which something is made.
+const MADE_MAX: usize = 1_000_000;
 const LIMIT_MAX_EVENTS: usize = 1000;
 
 /// Events for an answer.
@@ -34,6 +36,10 @@ impl Gathered {
         }
         self.events.put_slice(&event.json());
         self.left = self.left.saturating_sub(1);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.is_empty()
     }
 
     fn wants_more(&self) -> bool {
@@ -106,7 +112,10 @@ pub(super) async fn read(
     let mut gathered = Gathered { events: BytesMut::new(), left: usize::try_from(limit).unwrap_or(usize::MAX) };
     let mut thin = contract.as_deref().and_then(|contract| Thin::of(contract, false));
     let mut scanned = 0;
-    while gathered.wants_more() && scanned < SCANNED_MAX {
+    // What is made of a whole period is looked for as far as that goes; what a filter leaves, not that far.
+    while gathered.wants_more()
+        && (scanned < SCANNED_MAX || (thin.is_some() && gathered.is_empty() && scanned < MADE_MAX))
+    {
         // Of events that may be left out more are read at once.
         let events_max = if contract.is_some() { LIMIT_MAX_EVENTS } else { gathered.left };
         let read = room.read_wait(after, events_max).await?;
@@ -120,7 +129,7 @@ pub(super) async fn read(
                 Some(thin) => {
                     let mut out = Vec::new();
                     thin.take(event, &mut out);
-                    out.iter().for_each(|event| gathered.take(event));
+                    out.iter().for_each(|out| gathered.take(&out.event));
                 }
                 None if wanted => gathered.take(event),
                 None => {}
@@ -134,19 +143,21 @@ pub(super) async fn read(
             after = read.last().map_or(after, |last| last.seq);
         }
     }
+    let more = after < room.head();
     if let Some(thin) = &mut thin {
-        if gathered.wants_more() && after >= room.head() {
-            // What the last period has so far.
+        // The next answer begins with what this one could not end: also where it shows what that has come to so far.
+        let next = thin.first_held().map_or(after, |first| first - 1);
+        if gathered.wants_more() && (!more || gathered.is_empty()) {
             let mut out = Vec::new();
             thin.flush(&mut out);
-            out.iter().for_each(|event| gathered.take(event));
-        } else if let Some(first) = thin.first_held() {
-            // The next answer begins with the period that this one could not end.
-            after = first - 1;
+            out.iter().for_each(|out| gathered.take(&out.event));
+        }
+        // A period without end is not gone through again and again.
+        if !more || scanned < MADE_MAX {
+            after = next;
         }
     }
     let events = gathered.events;
-    let more = after < room.head();
     let mut body = BytesMut::with_capacity(events.len() + notices.len() + 300);
     body.put_slice(format!("{{\"room\":\"{name}\",\"events\":[").as_bytes());
     body.put_slice(&events);

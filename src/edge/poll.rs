@@ -16,12 +16,12 @@ pub(super) const WAIT_DEFAULT: Duration = Duration::from_secs(25);
 
 /// Answers as soon as there is anything, or after `wait`.
 pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish, wait: Duration) -> Result<Response, Problem> {
-    let Started { mut connection, member: _member, gaps } =
+    let Started { mut connection, member: _member, something } =
         stream::start(&edge, &caller, &wish, Poll::default(), &record::POLL).await?;
     let cursor_max = edge.settings().limits.cursor_bytes;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
-    // Something is missing: that is an answer, and what follows comes with the next one.
-    if gaps && let Some(body) = connection.handler().take() {
+    // Something is missing, or there is a state: that is an answer, and what follows comes with the next one.
+    if something && let Some(body) = connection.handler().take() {
         return Ok(answer::json(body));
     }
     let answer = tokio::time::timeout(wait, connection.next()).await;

@@ -181,7 +181,7 @@ pub(super) async fn start<D: Dialect>(
         let message = format!("more than {max} rooms match; the others are not followed (limits.rooms_per_connection)");
         session.tell(&Notice::error("too_many_rooms", &message));
     }
-    Ok(Started { connection, member, gaps: begun.gaps })
+    Ok(Started { connection, member, something: begun.something })
 }
 
 /// A stream that has begun.
@@ -189,8 +189,8 @@ pub(super) struct Started<D: Dialect> {
     pub(super) connection: Connection<D>,
     /// Keeps it in the table of connections.
     pub(super) member: Member,
-    /// Whether something is missing at its beginning.
-    pub(super) gaps: bool,
+    /// Whether there is something to say at its beginning: what is missing, or a state.
+    pub(super) something: bool,
 }
 
 /// Refuses a stream whose client could not hand its cursor back.

@@ -163,14 +163,14 @@ pub(super) struct Section<'a> {
     left: u32,
 }
 
-/// All sections of an opened chunk with their offsets.
-pub(super) fn sections(chunk: &[u8]) -> Result<Vec<(u32, Header)>, Damaged> {
+/// All sections of an opened chunk with their offsets, and when the last event of each arrived.
+pub(super) fn sections(chunk: &[u8]) -> Result<Vec<(u32, Header, u64)>, Damaged> {
     let mut found = Vec::new();
     let mut at = HEAD;
     while at < chunk.len() {
         let mut section = Section::at(chunk, at)?;
         while section.next()?.is_some() {}
-        found.push((u32::try_from(at).map_err(|_| Damaged)?, section.header));
+        found.push((u32::try_from(at).map_err(|_| Damaged)?, section.header, section.arrived_ms));
         at = chunk.len() - section.rest.len();
     }
     Ok(found)

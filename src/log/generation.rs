@@ -185,10 +185,10 @@ impl Generation {
             let chunk = chunk::open(&chunk).map_err(damaged)?;
             let sections = chunk::sections(&chunk).map_err(damaged)?;
             let ends =
-                sections.iter().skip(1).map(|(offset, _)| *offset).chain([u32::try_from(chunk.len()).unwrap_or(0)]);
-            for ((offset, header), end) in sections.iter().zip(ends) {
+                sections.iter().skip(1).map(|(offset, ..)| *offset).chain([u32::try_from(chunk.len()).unwrap_or(0)]);
+            for ((offset, header, arrived_ms), end) in sections.iter().zip(ends) {
                 let (generation, offset, bytes) = (self.number, *offset, end - *offset);
-                let (first, count, arrived_ms) = (header.first, header.count, header.arrived_ms);
+                let (first, count, arrived_ms) = (header.first, header.count, *arrived_ms);
                 let place = Place { first, count, bytes, generation, offset, position, arrived_ms };
                 contents.push((header.name.clone(), header.created, place));
             }

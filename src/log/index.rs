@@ -176,7 +176,9 @@ impl RoomIndex {
         let mut events = 0;
         for place in state.places.range(state.index_after(after)..) {
             found.push(*place);
-            events += place.count as usize;
+            // Of the first section only what lies after it counts.
+            let from = place.first.max(after.saturating_add(1));
+            events += usize::try_from(place.last() + 1 - from).unwrap_or(usize::MAX);
             if events >= events_max {
                 break;
             }

@@ -387,6 +387,19 @@ impl PipelineMeter {
             .increment(1);
     }
 
+    /// It is no more: a figure that stayed as it was would be taken for one of today.
+    pub fn gone(&self) {
+        for name in [
+            names::PIPELINE_WORKS,
+            names::PIPELINE_KEYS,
+            names::PIPELINE_WAITING,
+            names::PIPELINE_STATE_BYTES,
+            names::PIPELINE_BEHIND,
+        ] {
+            gauge!(name, "pipeline" => self.name.clone()).set(f64::NAN);
+        }
+    }
+
     /// How it is at this moment.
     pub fn now(&self, works: bool, keys: u64, waiting: u64, state_bytes: u64, behind_ms: u64) {
         let label = || self.name.clone();

@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn data_that_cannot_be_worked_with_is_a_dead_letter_and_nothing_is_lost_quietly() {
-        let text = "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"map\"\nset = { y = \"1\" }\n[[output]]\nroom = \"out\"\n";
+        let text =
+            "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"map\"\nset = { y = \"1\" }\n[[output]]\nroom = \"out\"\n";
         let mut machine = Machine::new(Definition::read("p", "p.toml", text, None).unwrap());
         let mut out = Vec::new();
         let deep = format!("{{\"x\":{}1{}}}", "[".repeat(500), "]".repeat(500));

@@ -80,6 +80,12 @@ impl Machine {
         &self.states
     }
 
+    /// Forgets the tables of rooms whose state it does not keep any more.
+    pub fn forget_states_of_others(&mut self) {
+        let kept = &self.definition.states;
+        self.states.retain(|room| kept.iter().any(|pattern| pattern.matches(room)));
+    }
+
     /// How far its clock is, in milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -135,22 +141,31 @@ impl Machine {
             if due_ms > self.now_ms {
                 self.now_ms = due_ms;
             }
-            self.definition.chain.clock(self.now_ms, &mut self.effects);
-            self.leave(out);
+            self.tell_clock(out);
             if self.definition.chain.due_ms().is_some_and(|next| next <= due_ms) {
                 break;
             }
         }
         self.now_ms = now_ms;
         if self.definition.chain.due_ms().is_some_and(|due| due <= now_ms) {
-            self.definition.chain.clock(now_ms, &mut self.effects);
-            self.leave(out);
+            self.tell_clock(out);
         }
         for (room, key) in self.states.expire(now_ms) {
             let mut patch = Map::new();
             patch.insert(key.to_string(), Value::Null);
             out.push(delta(room, key, Entered { patch: Value::Object(patch), value: None }, now_ms));
         }
+    }
+
+    fn tell_clock(&mut self, out: &mut Vec<Output>) {
+        let Self { definition, effects, now_ms, .. } = self;
+        // As with events: a mistake of an operator's does not stop the pipeline for ever.
+        if catch_unwind(AssertUnwindSafe(|| definition.chain.clock(*now_ms, effects))).is_err() {
+            let (step, event) = ("clock".to_owned(), format!("the clock at {now_ms}"));
+            let message = "an operator failed over the clock".to_owned();
+            self.refusals.push(Refusal { step, reason: "invalid", message, event });
+        }
+        self.leave(out);
     }
 
     /// When the clock is wanted next, in milliseconds since 1970.

@@ -127,6 +127,11 @@ impl States {
         gone
     }
 
+    /// Keeps only the tables of some rooms.
+    pub fn retain(&mut self, keep: impl Fn(&RoomName) -> bool) {
+        self.rooms.retain(|room, _| keep(room));
+    }
+
     /// When [`States::expire`] wants to be called next, in milliseconds since 1970.
     #[must_use]
     pub fn due_ms(&self) -> Option<u64> {

@@ -16,6 +16,7 @@ import requests
 
 from harness import pipelines
 from harness.api import numbers
+from harness.daemon import Daemon
 from harness.pipelines import listed, state, working, write
 from harness.process import eventually
 
@@ -199,8 +200,6 @@ def differs(found, expected):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """What a daemon brings that nobody kills."""
-    from harness.daemon import Daemon
-
     daemon = None
 
     def start(started=True, **settings):

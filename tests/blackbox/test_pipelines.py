@@ -72,6 +72,8 @@ FAULTS = {
     "not-one-of-the-words": ('[pipeline]\nfrom = "in"\nstart = §"then"\n[[output]]\nroom = "out"\n', "start", "now, beginning"),
     "not-a-source": ('[pipeline]\nfrom = "in"\nsources = §["hosts"]\n[[output]]\nroom = "out"\n', "hosts", "host"),
     "no-such-operator": (GOOD + '[[step]]\nop = §"tresholds"\n', "tresholds", "threshold", "filter"),
+    "no-such-operator-and-so-nothing-about-its-settings": (GOOD + '[[step]]\nop = §"tresholds"\nfield = "x"\nabove = 1\n', "tresholds"),
+    "not-a-source-and-so-nothing-about-rooms": ('[pipeline]\nsources = §["hosts"]\n[[output]]\nroom = "out"\n', "hosts"),
     "no-operator": (GOOD + "# a step\n§[[step]]\n", "op", "missing"),
     "expression-that-does-not-end": (GOOD + '[[step]]\nop = "filter"\nwhere = §"data.x >"\n', "where"),
     "expression-of-nothing-known": (GOOD + '[[step]]\nop = "filter"\nwhere = §"datum.x > 1"\n', "where", "datum"),

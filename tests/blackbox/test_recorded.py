@@ -2,7 +2,7 @@
 of the same numbers, to the last digit that matters; live, and again when it is replayed.
 
 The daemon of this file has all its pipelines at once. Each event is published as a producer would, with its own time and an id; when all of
-them are through, one event in the room `end`, six minutes younger, closes the last windows. `tidegate replay` gets the recording as it lies
+them are through, one event in the room `recorded:end`, six minutes younger, closes the last windows. `tidegate replay` gets the recording as it lies
 in tests/data, and once more from the daemon's own rooms.
 """
 
@@ -15,7 +15,6 @@ from functools import lru_cache
 import pytest
 
 from harness import figures
-from harness.api import instant
 from harness.daemon import Daemon
 from harness.pipelines import SETTINGS, Table, applied, came, listed, state, working, write
 from harness.process import eventually
@@ -104,9 +103,11 @@ def pipelines():
 
 
 STREAMS = {
-    "cpu": recorded("cpu"), "memory": recorded("memory"), "network": recorded("network"), "thinned": thinned(), "swings": swings(), "nested": nested(),
+    "cpu": recorded("cpu"), "memory": recorded("memory"), "network": recorded("network"),
+    "thinned": thinned(), "swings": swings(), "nested": nested(),
     "shuffled": shuffled("shuffled", 3000), "scattered": shuffled("scattered", 12_000),
 }
+WHEN = ("2026-11-20T13:28:42.133Z", "2026-11-20T13:32:47.867Z")
 LAST_MS = recorded("cpu")[-1]["ms"]
 END = [{"room": "end", "kind": "end", "ms": LAST_MS + 360_000,
         "data": {field: 0 for fields in FIELDS.values() for field in fields}}]
@@ -183,12 +184,14 @@ def run(request, tmp_path_factory):
     assert time.time() * 1000 > END[0]["ms"], "this machine's clock is before the time of the recording"
     daemon = Daemon(tmp_path_factory.mktemp("daemon"), SETTINGS, lasting=True)
     request.node.daemons = [daemon]
-    write(daemon, **pipelines())
-    working(daemon.start())
-    begun = Run(daemon)
-    begun.publish()
-    yield begun
-    daemon.stop()
+    try:
+        write(daemon, **pipelines())
+        working(daemon.start())
+        begun = Run(daemon)
+        begun.publish()
+        yield begun
+    finally:
+        daemon.stop()
     assert "panicked at" not in daemon.log_text(), "the daemon panicked; see its log"
 
 
@@ -234,7 +237,8 @@ def test_the_recording_is_what_its_readme_says():
     for kind in ("cpu", "memory", "network"):
         events = recorded(kind)
         steps = [after["ms"] - before["ms"] for before, after in zip(events, events[1:])]
-        assert len(events) > 1100 and min(steps) > 0 and sorted(steps)[len(steps) // 2] in range(195, 206)
+        assert len(events) == 1224 and (events[0]["ms"], events[-1]["ms"]) == tuple(map(milliseconds, WHEN))
+        assert min(steps) > 0 and sorted(steps)[len(steps) // 2] == 200
         assert all(set(event["data"]) == set(FIELDS[kind]) and event["kind"] == kind for event in events)
     assert all(0 <= event["data"]["usage"] <= 100 for event in recorded("cpu"))
 
@@ -421,7 +425,7 @@ def test_one_of_so_many_patches_is_whole(run, way):
 def test_a_rooms_state_changes_as_often_as_what_is_said_and_ends_as_the_last_of_each(run, way):
     kinds = ("cpu", "memory", "network")
     said = {kind: [event["data"] for event in recorded(kind)] for kind in kinds}
-    due = {kind: [{kind: old and figures.difference(old, new) or new} for old, new in zip([None, *said[kind]], said[kind]) if old != new] for kind in kinds}
+    due = {kind: [{kind: figures.difference(old, new)} for old, new in zip([{}, *said[kind]], said[kind]) if old != new] for kind in kinds}
     outputs = run.out(way, "table", sum(len(changes) for changes in due.values()))
     for kind in kinds:
         assert [output["data"] for output in outputs if list(output["data"]) == [kind]] == due[kind]
@@ -439,7 +443,7 @@ def test_what_is_merged_into_a_rooms_state_stays_until_something_else_is_said(ru
     for event in nested():
         after = applied(known, event["data"])
         if after != known:
-            due.append({"": figures.difference(known, after) if known else after})
+            due.append({"": figures.difference(known, after)})
         known = after
     outputs = [output["data"] for output in run.out(way, "merged", len(due))]
     assert outputs == due

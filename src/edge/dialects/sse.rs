@@ -86,7 +86,7 @@ impl Dialect for Sse {
     type Output = Bytes;
 
     fn event(&mut self, event: &Arc<Event>, position: &dyn Position) {
-        if position.alone() {
+        if position.seq_is_cursor() {
             if self.gathered.is_empty() && self.single.is_none() {
                 self.single = Some(event.sse().clone());
                 return;

@@ -11,7 +11,7 @@ use tidegate_actors::{OnFull, Policy};
 
 use crate::engine::rooms::Terms;
 use crate::event::encode::write_json_text;
-use crate::event::{Event, Lane};
+use crate::event::{Event, Lane, RoomKey};
 use crate::pipelines::expression::Expression;
 use crate::pipelines::field::{Extractor, Field, Paths};
 use crate::pipelines::record::Record;
@@ -175,7 +175,7 @@ pub struct Filter {
     source: String,
     condition: Expression,
     extractor: Extractor,
-    recent: Mutex<[(usize, u64, bool); REMEMBERED]>,
+    recent: Mutex<Vec<Option<(RoomKey, u64, bool)>>>,
 }
 
 impl PartialEq for Filter {
@@ -199,12 +199,8 @@ impl Filter {
         let mut paths = Paths::default();
         let condition = Expression::condition(source, &mut paths)?;
         let (source, extractor) = (source.to_owned(), paths.extractor());
-        let fresh = Arc::new(Self {
-            source: source.clone(),
-            condition,
-            extractor,
-            recent: Mutex::new([(0, 0, false); REMEMBERED]),
-        });
+        let fresh =
+            Arc::new(Self { source: source.clone(), condition, extractor, recent: Mutex::new(vec![None; REMEMBERED]) });
         let mut filters = FILTERS.lock();
         if filters.len().is_power_of_two() {
             // Now and then those that nobody uses any more go.
@@ -223,14 +219,15 @@ impl Filter {
     /// Whether an event is wanted. One that it cannot be told of, because a field is missing or of another kind, is not.
     #[must_use]
     pub fn passes(&self, event: &Arc<Event>) -> bool {
-        // By address: the event is alive while it is looked at, and another one at the same place has another seq or room.
-        let (address, at) = (Arc::as_ptr(event).addr(), usize::try_from(event.seq % REMEMBERED as u64).unwrap_or(0));
-        let (known, seq, passes) = self.recent.lock()[at];
-        if (known, seq) == (address, event.seq) {
-            return passes;
+        let at = usize::try_from(event.seq % REMEMBERED as u64).unwrap_or(0);
+        if let Some((room, seq, passes)) = &self.recent.lock()[at]
+            && *seq == event.seq
+            && *room == event.room
+        {
+            return *passes;
         }
         let passes = self.condition.test(&Record::of(event, &self.extractor)).unwrap_or(false);
-        self.recent.lock()[at] = (address, event.seq, passes);
+        self.recent.lock()[at] = Some((event.room.clone(), event.seq, passes));
         passes
     }
 }

@@ -75,8 +75,8 @@ impl<'a> Notice<'a> {
 pub trait Position {
     /// Appends the cursor.
     fn write(&self, out: &mut String);
-    /// Whether the cursor is the seq of the one room that is followed.
-    fn alone(&self) -> bool;
+    /// Whether the cursor is the seq of the event that was just written.
+    fn seq_is_cursor(&self) -> bool;
     /// How many rooms the cursor names.
     fn rooms(&self) -> usize;
 }

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox, Mailbox, Shed};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::dialect::Position;
 use super::profile::Profile;
@@ -26,6 +28,7 @@ use super::{Closing, Contract, Control, Delivery, Dialect, Notice};
 use crate::clock;
 use crate::engine::rooms::{Gap, Room, Rooms, Subscriber};
 use crate::event::{Event, Pattern, RoomKey, RoomName, cursor};
+use crate::log::LogError;
 use crate::metrics::record::{self, TransportMeter};
 
 pub use books::Seen;
@@ -84,8 +87,21 @@ impl Follow {
 /// The keys are addresses, which no client chooses, so the hasher needs no secret of its own (and takes no place for one).
 type Follows = IndexMap<RoomKey, Follow, BuildHasherDefault<ahash::AHasher>>;
 
+/// What wakes a reader to let go what it holds: one sleeping task at a time, which ends with it.
+#[derive(Debug)]
+struct Alarm {
+    at: Instant,
+    task: AbortHandle,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// What was asked for by patterns, and how it is to be served.
-type Contracts = Vec<(Pattern, Arc<Contract>)>;
+type Contracts = Vec<(Pattern, Option<Arc<Contract>>)>;
 
 /// A reader.
 pub struct Session<D: Dialect> {
@@ -108,8 +124,8 @@ pub struct Session<D: Dialect> {
     closing: Option<Closing>,
     /// How what it asked for by these patterns is served, where it said.
     contracts: Option<Box<Contracts>>,
-    /// When it is woken to let go what it holds, in milliseconds since 1970; 0 for not at all.
-    alarm_ms: u64,
+    /// When it is woken to let go what it holds.
+    alarm: Option<Box<Alarm>>,
     /// Due to it in rooms that it has left.
     left_due: u64,
     /// Who wants to know how it stands: told at the end of a step, when the books are in order.
@@ -126,20 +142,31 @@ impl<D: Dialect> std::fmt::Debug for Session<D> {
 struct Place<'s> {
     follows: &'s Follows,
     alone: bool,
+    /// Of one room another seq than it has reached: where it stands behind one of several events that go out together.
+    instead: Option<(&'s RoomKey, u64)>,
+}
+
+impl Place<'_> {
+    fn cursor_in(&self, follow: &Follow) -> u64 {
+        match self.instead {
+            Some((room, cursor)) if room == follow.room.key() => cursor,
+            _ => follow.cursor(),
+        }
+    }
 }
 
 impl Position for Place<'_> {
     fn write(&self, out: &mut String) {
         match self.follows.values().next() {
-            Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(only.cursor())),
+            Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(self.cursor_in(only))),
             // No room yet: whatever comes to be later is wanted from its beginning.
             None => out.push('0'),
-            _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), follow.cursor())), out),
+            _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), self.cursor_in(follow))), out),
         }
     }
 
-    fn alone(&self) -> bool {
-        self.alone
+    fn seq_is_cursor(&self) -> bool {
+        self.alone && self.instead.is_none()
     }
 
     fn rooms(&self) -> usize {
@@ -173,7 +200,7 @@ impl<D: Dialect> Session<D> {
             rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
             closing: None,
             contracts: None,
-            alarm_ms: 0,
+            alarm: None,
             left_due: 0,
             asked: Vec::new(),
         }
@@ -211,6 +238,14 @@ impl<D: Dialect> Session<D> {
         self.follows.values().map(|follow| (follow.room.name().clone(), follow.cursor())).collect()
     }
 
+    /// How many events wait for it: in its mailbox, and in the rooms whose history it reads.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        let behind = self.behind.iter().filter_map(|key| self.follows.get(key));
+        let unread: u64 = behind.map(|follow| follow.room.head().saturating_sub(follow.reached)).sum();
+        self.mailbox().depth().messages as u64 + unread
+    }
+
     /// Whether it has everything that there is for it.
     #[must_use]
     pub fn is_level(&self) -> bool {
@@ -242,18 +277,24 @@ impl<D: Dialect> Session<D> {
 
     /// Has the dialect write a notice.
     pub fn tell(&mut self, notice: &Notice<'_>) {
-        let place = Place { follows: &self.follows, alone: self.alone };
+        let place = Place { follows: &self.follows, alone: self.alone, instead: None };
         self.dialect.notice(notice, &place);
     }
 
     /// Hands out what was gathered.
     pub fn take(&mut self) -> Option<D::Output> {
-        let place = Place { follows: &self.follows, alone: self.alone };
+        let place = Place { follows: &self.follows, alone: self.alone, instead: None };
         self.dialect.take(&place)
     }
 
+    /// Whether it is a part of the daemon.
+    fn is_internal(&self) -> bool {
+        let mut contracts = self.contracts.iter().flat_map(|contracts| contracts.iter());
+        contracts.any(|(_, contract)| contract.as_ref().is_some_and(|contract| contract.internal))
+    }
+
     fn place(&self) -> Place<'_> {
-        Place { follows: &self.follows, alone: self.alone }
+        Place { follows: &self.follows, alone: self.alone, instead: None }
     }
 
     fn tell_gap(&mut self, room: &RoomName, gap: Gap) {
@@ -289,7 +330,7 @@ impl<D: Dialect> Session<D> {
         if follow.served.is_some() {
             return self.serve(event);
         }
-        let place = Place { follows: &self.follows, alone: self.alone };
+        let place = Place { follows: &self.follows, alone: self.alone, instead: None };
         self.dialect.event(event, &place);
         1
     }
@@ -301,6 +342,11 @@ impl<D: Dialect> Session<D> {
                 self.reading = false;
                 match outcome {
                     Ok(events) => self.read_on(&room, head, &events, inbox),
+                    // A pipeline passes over nothing that may be read in a moment.
+                    Err(error) if self.is_internal() && !matches!(error, LogError::Damaged { .. }) => {
+                        tracing::warn!(room = %room.name(), %error, "a pipeline's history cannot be read now");
+                        self.ask_later(inbox);
+                    }
                     Err(error) => self.skip_unreadable(&room, &error),
                 }
             }
@@ -330,7 +376,10 @@ impl<D: Dialect> Session<D> {
             self.profile.books.shed(run.reason, run.count);
             let (from_seq, to_seq, count) = (run.from, run.to, run.count);
             self.tell(&Notice::Dropped { room, from_seq, to_seq, count, reason });
-            self.renew_state(&run.stream);
+            let covered = self.follows.get(&run.stream).and_then(|follow| follow.served.as_ref());
+            if covered.is_none_or(|served| served.state_seq < run.to) {
+                self.renew_state(&run.stream);
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::pipelines::record::number_value;
 const SLACK_MS: u64 = 50;
 /// From so many keys on those that were quiet for a period are forgotten.
 const KEYS_LOOK: usize = 256;
+/// So many keys are kept back for one reader and room; with more something goes early.
+const KEYS_MAX: usize = 10_000;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
@@ -29,6 +31,22 @@ pub enum Thin {
     Spaced(Spaced),
     /// One made of all for each key and period.
     Made(Made),
+}
+
+/// An event that goes out.
+#[derive(Debug, Clone)]
+pub struct Out {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Where a reader has to go on that breaks off right behind it: before what is still to come of earlier ones.
+    pub cursor: u64,
+}
+
+impl Out {
+    /// One before which nothing is held back.
+    fn whole(event: Arc<Event>) -> Self {
+        Self { cursor: event.seq, event }
+    }
 }
 
 /// What became of events that were not passed on as they are.
@@ -52,12 +70,12 @@ impl Thin {
     }
 
     /// Takes an event in; what goes out for it is put into `out`.
-    pub fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Arc<Event>>) -> Thinned {
+    pub fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Out>) -> Thinned {
         match self {
             // A change of state is not thinned; what is held goes before it.
             _ if event.change => {
                 let thinned = self.flush(out);
-                out.push(Arc::clone(event));
+                out.push(Out::whole(Arc::clone(event)));
                 thinned
             }
             Self::Spaced(spaced) => spaced.take(event, out),
@@ -66,7 +84,7 @@ impl Thin {
     }
 
     /// The clock has come to `now_ms`: what is due goes out.
-    pub fn clock(&mut self, now_ms: u64, out: &mut Vec<Arc<Event>>) -> Thinned {
+    pub fn clock(&mut self, now_ms: u64, out: &mut Vec<Out>) -> Thinned {
         match self {
             Self::Spaced(spaced) => {
                 spaced.flush_due(now_ms, out);
@@ -78,10 +96,11 @@ impl Thin {
     }
 
     /// Everything that is held goes out.
-    pub fn flush(&mut self, out: &mut Vec<Arc<Event>>) -> Thinned {
+    pub fn flush(&mut self, out: &mut Vec<Out>) -> Thinned {
         match self {
             Self::Spaced(spaced) => {
-                spaced.flush_all(None, out);
+                let now_ms = spaced.held.values().map(|event| event.arrived_ms).max().unwrap_or(0);
+                spaced.flush_all(now_ms, out);
                 Thinned::default()
             }
             Self::Made(made) => made.close(out),
@@ -138,53 +157,49 @@ impl Spaced {
         Self { period_ms, until: Map::default(), held: BTreeMap::new(), held_of: Map::default(), forget_at: KEYS_LOOK }
     }
 
-    fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Arc<Event>>) -> Thinned {
+    fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Out>) -> Thinned {
         let (now_ms, key) = (event.arrived_ms, key_of(event));
         self.flush_due(now_ms, out);
         let until = self.until.get(&key).copied().unwrap_or(0);
         if now_ms < until {
+            if self.held.len() >= KEYS_MAX && !self.held_of.contains_key(&key) {
+                // More is not kept back for one reader; what goes early is not lost.
+                self.flush_all(now_ms, out);
+            }
             let older = self.held_of.insert(key, event.seq);
             self.held.insert(event.seq, Arc::clone(event));
             let merged = u64::from(older.and_then(|older| self.held.remove(&older)).is_some());
             return Thinned { merged };
         }
         // All that is held is older than this one.
-        self.flush_all(Some(now_ms), out);
-        out.push(Arc::clone(event));
+        self.flush_all(now_ms, out);
+        out.push(Out::whole(Arc::clone(event)));
         self.until.insert(key, now_ms + self.period_ms);
         self.forget(now_ms);
         Thinned::default()
     }
 
-    /// A key's next period, right after the one that has ended; a new one where the clock came much too late.
-    fn begin(&mut self, key: SmolStr, now_ms: u64) {
-        let fresh = now_ms + self.period_ms;
-        let until = self.until.entry(key).or_insert(fresh);
-        *until = if now_ms < *until + self.period_ms { (*until + self.period_ms).min(fresh) } else { fresh };
-    }
-
-    fn flush_due(&mut self, now_ms: u64, out: &mut Vec<Arc<Event>>) {
-        let due = |event: &Arc<Event>| self.until.get(&key_of(event)).is_none_or(|until| *until <= now_ms);
-        // What lies before the last one due goes too.
-        let Some(last) = self.held.iter().rev().find(|(_, event)| due(event)).map(|(seq, _)| *seq) else { return };
-        let rest = self.held.split_off(&(last + 1));
-        for event in std::mem::replace(&mut self.held, rest).into_values() {
-            let key = key_of(&event);
-            self.held_of.remove(&key);
-            if self.until.get(&key).is_some_and(|until| *until > now_ms) {
-                self.until.insert(key, now_ms + self.period_ms);
-            } else {
-                self.begin(key, now_ms);
+    /// Lets go what was due until now, each at its time, whenever it is asked for: so the past comes out as it did live.
+    fn flush_due(&mut self, now_ms: u64, out: &mut Vec<Out>) {
+        while let Some(at_ms) = self.due_ms().filter(|due| *due <= now_ms) {
+            let due = |event: &Arc<Event>| self.until.get(&key_of(event)).is_none_or(|until| *until <= at_ms);
+            // What lies before the last one due goes too.
+            let Some(last) = self.held.iter().rev().find(|(_, event)| due(event)).map(|(seq, _)| *seq) else { return };
+            let rest = self.held.split_off(&(last + 1));
+            for event in std::mem::replace(&mut self.held, rest).into_values() {
+                let key = key_of(&event);
+                self.held_of.remove(&key);
+                // For one that was due its next period follows right on; one that goes early begins anew.
+                self.until.insert(key, at_ms + self.period_ms);
+                out.push(Out::whole(event));
             }
-            out.push(event);
         }
     }
 
-    fn flush_all(&mut self, now_ms: Option<u64>, out: &mut Vec<Arc<Event>>) {
+    fn flush_all(&mut self, now_ms: u64, out: &mut Vec<Out>) {
         for event in std::mem::take(&mut self.held).into_values() {
-            let from = now_ms.unwrap_or(event.arrived_ms);
-            self.until.insert(key_of(&event), from + self.period_ms);
-            out.push(event);
+            self.until.insert(key_of(&event), now_ms + self.period_ms);
+            out.push(Out::whole(event));
         }
         self.held_of.clear();
     }
@@ -198,6 +213,10 @@ impl Spaced {
         if self.until.len() >= self.forget_at {
             let period_ms = self.period_ms;
             self.until.retain(|_, until| *until + period_ms > now_ms);
+            if self.until.len() >= 2 * KEYS_MAX {
+                // Nothing is held at this moment; each key's next event is a first again.
+                self.until.clear();
+            }
             self.forget_at = (self.until.len() * 2).max(KEYS_LOOK);
         }
     }
@@ -304,7 +323,7 @@ impl Made {
         Some(path.names.iter().rev().fold(value, wrap))
     }
 
-    fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Arc<Event>>) -> Thinned {
+    fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Out>) -> Thinned {
         let period = event.arrived_ms / self.period_ms;
         let mut thinned = Thinned::default();
         if period > self.period {
@@ -316,9 +335,13 @@ impl Made {
             thinned.merged += 1;
             return thinned;
         };
+        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&key_of(event)) {
+            thinned.merged += self.close(out).merged;
+        }
         let told = std::mem::take(&mut self.first);
         if told {
-            out.push(Arc::clone(event));
+            // It is held as well, for what it becomes a part of.
+            out.push(Out { event: Arc::clone(event), cursor: event.seq - 1 });
         }
         match self.keys.get_mut(&key_of(event)) {
             Some(gathered) => {
@@ -341,31 +364,35 @@ impl Made {
     }
 
     /// Ends the period: what was gathered goes out, in the order of its last seqs.
-    fn close(&mut self, out: &mut Vec<Arc<Event>>) -> Thinned {
+    fn close(&mut self, out: &mut Vec<Out>) -> Thinned {
         let mut merged = 0;
         let mut gathered: Vec<Gathered> = std::mem::take(&mut self.keys).into_values().collect();
         gathered.sort_unstable_by_key(|gathered| gathered.last.seq);
-        for Gathered { count, last, priority, total, told, .. } in gathered {
+        // Behind each: the first of all events that are in those still to come.
+        let mut first_left = vec![u64::MAX; gathered.len()];
+        for at in (0..gathered.len().saturating_sub(1)).rev() {
+            first_left[at] = first_left[at + 1].min(gathered[at + 1].first_seq);
+        }
+        for (Gathered { count, last, priority, total, told, .. }, first_left) in gathered.into_iter().zip(first_left) {
             if told && count == 1 {
                 // It has gone out already, and nothing has come since.
                 continue;
             }
             merged += count - 1 - u64::from(told);
             let data = total.value(self.function).to_string();
-            out.push(Arc::new(Event::new(
-                &last.room,
-                &Parts {
-                    seq: last.seq,
-                    arrived_ms: last.arrived_ms,
-                    timestamp_ms: self.period * self.period_ms,
-                    priority,
-                    kind: &last.kind,
-                    key: last.key.as_deref(),
-                    id: None,
-                    change: false,
-                    data: data.as_bytes(),
-                },
-            )));
+            let parts = Parts {
+                seq: last.seq,
+                arrived_ms: last.arrived_ms,
+                timestamp_ms: self.period * self.period_ms,
+                priority,
+                kind: &last.kind,
+                key: last.key.as_deref(),
+                id: None,
+                change: false,
+                data: data.as_bytes(),
+            };
+            let event = Arc::new(Event::new(&last.room, &parts));
+            out.push(Out { cursor: last.seq.min(first_left - 1), event });
         }
         Thinned { merged }
     }

@@ -4,8 +4,8 @@
 //! pipelines' supervisor. What survives a restart: everything, from the journal. Time: with events the clock goes by their arrival; when there are none it goes by the time of day,
 //! [`BEHIND_MS`] behind it, because an event takes a moment from its room to here.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,6 +44,8 @@ pub(super) struct PipelineActor {
     orders: Mailbox<Order>,
     status: Arc<Status>,
     slot: Arc<Mutex<Written>>,
+    /// What a pipeline of this name that was ended before holds as long as it is still at its end.
+    before: Weak<Mutex<Written>>,
     work: Option<Work>,
     replacement: Option<Box<Definition>>,
     stopping: Option<oneshot::Sender<()>>,
@@ -91,10 +93,11 @@ impl PipelineActor {
         orders: Mailbox<Order>,
         status: Arc<Status>,
         slot: Arc<Mutex<Written>>,
+        before: Weak<Mutex<Written>>,
     ) -> Self {
         let (work, replacement, stopping, try_again_at) = (None, None, None, None);
         let settings = settings.clone();
-        Self { rooms, settings, census, orders, status, slot, work, replacement, stopping, try_again_at }
+        Self { rooms, settings, census, orders, status, slot, before, work, replacement, stopping, try_again_at }
     }
 
     fn bounds(&self) -> Bounds {
@@ -110,6 +113,12 @@ impl PipelineActor {
 
     /// Comes to itself: by its journal, or for the first time.
     async fn begin(&mut self) -> Result<(), Hindrance> {
+        if self.before.upgrade().is_some() {
+            return Err(Hindrance::Definition("the one of this name before it has not ended yet".to_owned()));
+        }
+        if let Some(fault) = self.rooms.log().fault() {
+            return Err(JournalError::Log(fault).into());
+        }
         let definition = self.wanted()?;
         let begun = recovery::begin(&self.rooms, definition, &self.status).await?;
         let name = &self.status.name;
@@ -165,6 +174,10 @@ impl PipelineActor {
 
     fn hindered(&mut self, hindrance: &Hindrance) {
         self.try_again_at = Some(Instant::now() + TRY_AGAIN);
+        if matches!(hindrance, Hindrance::Reader(_)) {
+            // Its journal has everything; it comes to itself anew, with a new reader.
+            self.work = None;
+        }
         let message = hindrance.to_string();
         let told = self.status.trouble().is_some_and(|trouble| trouble.message == message);
         if !told {
@@ -224,15 +237,18 @@ impl Work {
     /// Works on events.
     fn step(&mut self, taken: Vec<Taken>, status: &Status) {
         let (mut step, mut outputs, mut events) = (Step::default(), Vec::new(), 0);
+        // Over a gap a run does not go: what was passed over is not taken again either.
+        let mut whole = true;
         for taken in taken {
             match taken {
                 Taken::Event(event) => {
                     events += 1;
                     self.bytes_since += event.bytes();
-                    note(&mut step.runs, &event);
+                    note(&mut step.runs, &event, std::mem::replace(&mut whole, true));
                     self.machine.event(&event, &mut outputs);
                 }
                 Taken::Missed { room, after, first_seq } => {
+                    whole = false;
                     tracing::warn!(pipeline = status.name, %room, after, first_seq, "pipeline: events are not held any more");
                     // How many there were between, nobody knows: the numbers may have jumped.
                     status.missed.fetch_add(1, Ordering::Relaxed);
@@ -345,18 +361,18 @@ impl Work {
     }
 
     /// Shows how it is.
-    fn show(&self, status: &Status) {
+    fn show(&mut self, status: &Status) {
         status.keys.store(self.machine.keys() as u64, Ordering::Relaxed);
         status.now_ms.store(self.machine.now_ms(), Ordering::Relaxed);
-        status.waiting.store(self.tap.waiting() as u64, Ordering::Relaxed);
+        status.waiting.store(self.tap.waiting(), Ordering::Relaxed);
     }
 }
 
 /// Enters an event into the runs of a step.
-fn note(runs: &mut Vec<Run>, event: &Event) {
+fn note(runs: &mut Vec<Run>, event: &Event, whole: bool) {
     let room = event.room.name().as_str();
     match runs.last_mut() {
-        Some(run) if run.room == room => {
+        Some(run) if run.room == room && whole => {
             run.last = event.seq;
             run.count += 1;
         }

@@ -108,6 +108,10 @@ impl Journal {
 
     /// What stands in it; `None` if there is nothing.
     pub(super) async fn read(&mut self, rooms: &Rooms) -> Result<Option<Found>, JournalError> {
+        if self.index.logged() < self.index.numbered() {
+            // What was written last is still on its way, and without it this would be the journal of some time ago.
+            return Err(LogError::Busy("its journal is on its way to the disk").into());
+        }
         let Some(held) = self.index.held() else { return Ok(None) };
         let last = rooms.log().read_wait(&self.key, &self.index, held.last - 1, 1).await?;
         let last = last.first().ok_or(JournalError::Broken("its last entry cannot be found"))?;

@@ -11,7 +11,7 @@ mod status;
 mod tap;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tidegate_actors::{Bounds, Child, Fault, Mailbox, Message, Policy, Supervisor, Window, ticker};
@@ -52,6 +52,8 @@ struct Table {
     settings: settings::Pipelines,
     supervisor: Supervisor,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Those that were ended, by name: alive while their actors are still at it.
+    ending: Mutex<BTreeMap<String, Weak<Mutex<Written>>>>,
 }
 
 /// A running pipeline, as the table knows it.
@@ -72,7 +74,8 @@ impl Pipelines {
     /// No pipelines yet; they run under `supervisor`.
     #[must_use]
     pub fn new(rooms: Rooms, settings: settings::Pipelines, supervisor: Supervisor) -> Self {
-        Self(Arc::new(Table { rooms, settings, supervisor, running: Mutex::default() }))
+        let (running, ending) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Table { rooms, settings, supervisor, running, ending }))
     }
 
     /// How they are.
@@ -119,6 +122,7 @@ impl Pipelines {
         let (orders, _) = Mailbox::new(ORDERS);
         let status = Arc::new(Status::new(name, file));
         let written = Arc::new(Mutex::new(definition.written()));
+        let before = self.0.ending.lock().remove(name).unwrap_or_default();
         let make = {
             let (rooms, settings, supervisor) =
                 (self.0.rooms.clone(), self.0.settings.clone(), self.0.supervisor.clone());
@@ -132,6 +136,7 @@ impl Pipelines {
                     orders.clone(),
                     Arc::clone(&status),
                     Arc::clone(&written),
+                    before.clone(),
                 )
             }
         };
@@ -153,6 +158,8 @@ impl Pipelines {
             let _ = tokio::time::timeout(self.0.settings.stop_timeout, ended).await;
         }
         running.orders.close();
+        running.status.gone();
+        self.0.ending.lock().insert(name.to_owned(), Arc::downgrade(&running.written));
         tracing::info!(pipeline = name, "pipeline: ended");
     }
 }

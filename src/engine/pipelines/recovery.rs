@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::status::Status;
 use crate::clock;
 use crate::engine::rooms::{Rooms, Start};
-use crate::event::{Event, Pattern, RoomName};
+use crate::event::{Event, NewEvent, Pattern, RoomName};
 use crate::pipelines::machine::inputs;
 use crate::pipelines::{Definition, Machine, Output};
 
@@ -49,12 +49,12 @@ pub(super) async fn begin(rooms: &Rooms, definition: Definition, status: &Status
         return Ok(Begun { machine: Machine::new(definition), journal, positions });
     };
     let (machine, positions) = replay(rooms, &definition, found, status).await?;
-    restore_states(rooms, &machine).await;
     let (machine, positions) = if machine.definition().written() == definition.written() {
         (machine, positions)
     } else {
         replaced(rooms, &machine, definition, positions)
     };
+    restore_states(rooms, &machine).await;
     Ok(Begun { machine, journal, positions: Some(positions) })
 }
 
@@ -111,6 +111,8 @@ async fn replay(
         if at == last && !settled {
             let mut outbox = Outbox::of(outputs, |output| id(&definition.name, seq, output));
             leave_out_published(rooms, &mut outbox, step.written_ms).await?;
+            // Before the changes that are still to come: a room must not take those alone for its whole table.
+            restore_states(rooms, &machine).await;
             while !outbox.is_empty() {
                 let sent = outbox.send(rooms).await;
                 status.events_out.fetch_add(sent.events, Ordering::Relaxed);
@@ -181,7 +183,11 @@ async fn leave_out_published(rooms: &Rooms, outbox: &mut Outbox, written_ms: u64
                 wanted.remove(id);
             }
         }
-        events.retain(|event| event.id.as_deref().is_some_and(|id| wanted.contains(id)));
+        // A kill leaves of what a room was given a beginning, and retention may have let go of that again: so of what comes before the last one that is there, all was there.
+        let there = |event: &NewEvent| event.id.as_deref().is_some_and(|id| !wanted.contains(id));
+        if let Some(at) = events.iter().rposition(there) {
+            events.drain(..=at);
+        }
     }
     Ok(())
 }
@@ -223,6 +229,7 @@ pub(super) fn replaced(
     let mut fresh = Machine::new(definition);
     // What is written down here is read here.
     let whole = fresh.load(&machine.save()).unwrap_or(false);
+    fresh.forget_states_of_others();
     if !whole {
         tracing::info!(pipeline = fresh.definition().name, "pipeline: steps whose settings have changed begin anew");
     }

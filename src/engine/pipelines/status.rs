@@ -81,6 +81,11 @@ impl Status {
         self.meter.now(works, keys, waiting, state_bytes, behind_ms);
     }
 
+    /// It was ended: its figures of the moment say nothing more.
+    pub(super) fn gone(&self) {
+        self.meter.gone();
+    }
+
     /// What last went wrong, if something did.
     #[must_use]
     pub fn trouble(&self) -> Option<Trouble> {

@@ -134,6 +134,7 @@ impl Tap {
     pub(super) fn take(&mut self) -> Result<Option<Vec<Taken>>, Fault> {
         let mut cx = Context::from_waker(&self.waker);
         match pin!(self.light.next()).poll(&mut cx) {
+            Poll::Ready(Ok(None)) => Err("its reader was sent away".into()),
             Poll::Ready(taken) => taken,
             Poll::Pending => Ok(None),
         }
@@ -144,9 +145,9 @@ impl Tap {
         self.light.handler().is_level()
     }
 
-    /// How many events wait in its mailbox.
-    pub(super) fn waiting(&self) -> usize {
-        self.light.mailbox().depth().messages
+    /// How many events wait for it, in its mailbox and in the history that it is behind in.
+    pub(super) fn waiting(&mut self) -> u64 {
+        self.light.handler().outstanding()
     }
 
     /// Where it stands in each room that it follows.

@@ -71,6 +71,8 @@ impl RoomActor {
             && let Some(after) = index.before_newest(events_max as u64)
         {
             match self.rooms.log().read_wait(room.key(), index, after, events_max).await {
+                // A tail that does not end where the log ends would have a hole in it.
+                Ok(events) if events.last().is_none_or(|last| last.seq != index.logged()) => {}
                 Ok(events) => {
                     let mut tail = room.tail.lock();
                     tail.restore(events);
@@ -101,10 +103,9 @@ impl RoomActor {
             let logged = self.keep(&SmallVec::new(), publish.ack, permits);
             return publish.answer(Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, logged });
         }
-        let events = self.number(&mut publish.events);
+        let (events, logged) = self.number(&mut publish.events, publish.ack, permits);
         let (first_seq, last_seq) = (events[0].seq, events[events.len() - 1].seq);
         let count = events.len();
-        let logged = self.keep(&events, publish.ack, permits);
         self.fresh.extend(events);
         self.room.meter.published(count, duplicates);
         publish.answer(Receipt { count, first_seq, last_seq, duplicates, logged });
@@ -149,7 +150,13 @@ impl RoomActor {
         first
     }
 
-    fn number(&mut self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) -> SmallVec<[Arc<Event>; 1]> {
+    /// Numbers events and hands them to the log and to the tail.
+    fn number(
+        &mut self,
+        events: &mut SmallVec<[crate::event::NewEvent; 1]>,
+        ack: Ack,
+        permits: u32,
+    ) -> (SmallVec<[Arc<Event>; 1]>, Option<oneshot::Receiver<()>>) {
         let now_us = clock::now_us();
         // A clock that goes back does not take the order of arrival with it.
         let now_ms = (now_us / 1000).max(self.room.arrived_ms.load(Ordering::Relaxed));
@@ -167,20 +174,23 @@ impl RoomActor {
             index.note_numbered(last);
         }
         let mut bytes = 0;
-        {
+        let logged = {
             let mut tail = self.room.tail.lock();
+            // First the log's queue, under the tail's lock: whoever reads an event from the tail and writes of it comes after it in the log.
+            let logged = self.keep(&events, ack, permits);
             for event in &events {
                 bytes += event.bytes();
                 tail.push(Arc::clone(event));
             }
-        }
+            logged
+        };
         self.room.tails_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.room.head.store(last, Ordering::Release);
         self.room.arrived_ms.store(now_ms, Ordering::Relaxed);
         self.room.used_ms.store(now_ms, Ordering::Relaxed);
         self.room.note_published(events.len(), now_us);
         self.remember(&events, now_ms);
-        events
+        (events, logged)
     }
 
     /// Enters changes of the room's state into its table.
@@ -317,7 +327,8 @@ impl RoomActor {
         let since_ms = if let Start::Since(ms) = start { ms } else { 0 };
         // Who goes on from a cursor has the state as it was there, and every change since comes to it.
         let goes_on = already || matches!(start, Start::After(_)) && gap.is_none() && after > 0;
-        let snapshot = if goes_on { None } else { room.snapshot() };
+        // A pipeline takes the changes themselves.
+        let snapshot = if goes_on || terms.internal { None } else { room.snapshot() };
         let joined = Joined { room: Arc::clone(room), after, since_ms, gap, head, already, snapshot };
         // Told first: whatever the room sends from here on meets a reader that knows it.
         match reply {
@@ -334,7 +345,7 @@ impl RoomActor {
     fn take_state(&self, table: Vec<(smol_str::SmolStr, bytes::Bytes)>) {
         *self.room.state.lock() = Some(RoomState::of(table));
         let Some(snapshot) = self.room.snapshot() else { return };
-        for member in self.room.members.lock().values() {
+        for member in self.room.members.lock().values().filter(|member| !member.terms.internal) {
             Delivery::snapshot(&member.mailbox, self.room.key().clone(), Arc::clone(&snapshot));
         }
     }

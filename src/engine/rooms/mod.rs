@@ -49,7 +49,7 @@ pub struct Rooms(Arc<Registry>);
 struct Registry {
     rooms: DashMap<RoomName, Arc<Room>, ahash::RandomState>,
     /// Who follows by pattern; new rooms are matched against these.
-    watchers: Mutex<Vec<(Pattern, Arc<Subscriber>, Terms)>>,
+    watchers: Mutex<Vec<Watcher>>,
     settings: Arc<Settings>,
     log: Log,
     supervisor: Supervisor,
@@ -57,6 +57,16 @@ struct Registry {
     tails_bytes: Arc<AtomicUsize>,
     /// The highest number of rooms that are gone and were never in the log.
     floor: AtomicU64,
+}
+
+/// A reader that follows by pattern.
+#[derive(Clone)]
+struct Watcher {
+    pattern: Pattern,
+    subscriber: Arc<Subscriber>,
+    terms: Terms,
+    /// Whether it is just joining what there is: then it comes itself to rooms that hold something, each with its own start.
+    joining: bool,
 }
 
 impl std::fmt::Debug for Rooms {
@@ -176,8 +186,10 @@ impl Rooms {
             Entry::Vacant(entry) => Arc::clone(&entry.insert(self.make(name))),
         };
         // Its followers come first: their wishes are in its mailbox before anybody else can know the room.
+        let known = room.index().is_some_and(|index| index.held().is_some());
         let watchers = self.0.watchers.lock().clone();
-        for (_, subscriber, terms) in watchers.into_iter().filter(|(pattern, ..)| pattern.matches(name)) {
+        let wanting = |watcher: &Watcher| watcher.pattern.matches(name) && !(watcher.joining && known);
+        for Watcher { subscriber, terms, .. } in watchers.into_iter().filter(wanting) {
             let start = Start::After(room.head());
             let order = Order::Join { subscriber, start, terms, reply: None };
             // The mailbox is new and takes orders of this kind whatever it holds.
@@ -276,6 +288,22 @@ impl Rooms {
         rooms_max: usize,
         may: &(dyn Fn(&RoomName) -> bool + Sync),
     ) -> Result<Followed, PublishError> {
+        let followed = self.follow_all(subscriber, patterns, start, terms, rooms_max, may).await;
+        for watcher in self.0.watchers.lock().iter_mut().filter(|watcher| watcher.subscriber.id == subscriber.id) {
+            watcher.joining = false;
+        }
+        followed
+    }
+
+    async fn follow_all(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        patterns: &[Pattern],
+        start: &StartAt,
+        terms: Terms,
+        rooms_max: usize,
+        may: &(dyn Fn(&RoomName) -> bool + Sync),
+    ) -> Result<Followed, PublishError> {
         let alone = matches!(patterns, [Pattern::Room(_)]);
         let mut wanted: Vec<(RoomName, Start)> = Vec::new();
         for pattern in patterns {
@@ -363,15 +391,18 @@ impl Rooms {
 
     fn watch(&self, pattern: &Pattern, subscriber: &Arc<Subscriber>, terms: Terms) {
         let mut watchers = self.0.watchers.lock();
-        if !watchers.iter().any(|(other, watcher, _)| watcher.id == subscriber.id && other == pattern) {
-            watchers.push((pattern.clone(), Arc::clone(subscriber), terms));
+        let same = |watcher: &Watcher| watcher.subscriber.id == subscriber.id && watcher.pattern == *pattern;
+        if !watchers.iter().any(same) {
+            let (pattern, subscriber) = (pattern.clone(), Arc::clone(subscriber));
+            watchers.push(Watcher { pattern, subscriber, terms, joining: true });
         }
     }
 
     /// Takes back a reader's patterns; all of them with `None`.
     pub fn unwatch(&self, subscriber: u64, patterns: Option<&[Pattern]>) {
-        self.0.watchers.lock().retain(|(pattern, watcher, _)| {
-            watcher.id != subscriber || patterns.is_some_and(|patterns| !patterns.contains(pattern))
+        self.0.watchers.lock().retain(|watcher| {
+            let named = patterns.is_none_or(|patterns| patterns.contains(&watcher.pattern));
+            watcher.subscriber.id != subscriber || !named
         });
     }
 }

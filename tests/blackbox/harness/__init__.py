@@ -8,5 +8,6 @@ keys, tokens, hashes and a JWKS server. `raw` and `frames` speak HTTP and WebSoc
 `prometheus` runs the real Prometheus with the configuration of grafana/.
 `openapi` reads the description of the HTTP API and the router's source, and runs the real Schemathesis, which is told the
 rest by `schemathesis_hooks` and schemathesis.toml.
+`recorded` has the recording of a real machine in tests/data, `figures` says with pandas, numpy and exact arithmetic what pipelines must make of it.
 `contract` holds messages against docs/asyncapi.yaml, `nginx` is the real one with config/nginx.conf.
 """

@@ -1,10 +1,10 @@
 """What pipelines compute, computed once more by others: pandas parts events into windows, Python's exact sums and fractions, and numpy,
-say what is in them, and small loops say what alarms and anomalies there are. Nothing here is taken from the daemon's source.
+say what is in them, and small loops say what alarms and anomalies there are. All by what the documents and the
+operators' headers say, nothing by the daemon's code.
 """
 
 import math
 import statistics
-import sys
 from fractions import Fraction
 
 import numpy
@@ -54,7 +54,8 @@ def tumbling(values, size, offset=None):
 
 def sliding(values, size, every):
     """The same of windows that overlap; their ends lie between the values as places without one."""
-    ends = pandas.date_range(values.index[0].floor(every) + pandas.Timedelta(every), values.index[-1].floor(every) + pandas.Timedelta(size), freq=every)
+    first, last = (moment.floor(every) for moment in (values.index[0], values.index[-1]))
+    ends = pandas.date_range(first + pandas.Timedelta(every), last + pandas.Timedelta(size), freq=every)
     both = values.reindex(values.index.union(ends))
     windows = zip(both.index, both.rolling(size, closed="left", min_periods=0))
     return [(_ms(end - pandas.Timedelta(size)), _ms(end), window.dropna()) for end, window in windows if end in ends and window.count()]
@@ -115,8 +116,8 @@ def judged(newest_first, value, half_life, threshold, min_deviation):
     pairs = [(other, int(2 ** (32 - place / half_life))) for place, other in enumerate(newest_first)]
     median = middle(pairs)
     mad = middle([(abs(other - median), weight) for other, weight in pairs])
-    deviation = max(1.4826 * mad, min_deviation / threshold, 1e-9 * abs(median), sys.float_info.min)
-    return median, deviation, max(-1e12, min(1e12, (value - median) / deviation))
+    deviation = max(1.4826 * mad, min_deviation / threshold, 1e-9 * abs(median))
+    return median, deviation, (value - median) / deviation
 
 
 def anomalies(ms, values, samples=128, half_life=None, threshold=4.0, min_deviation=0.0, warm_up=16, learn="all", relearn=20, direction="both",
@@ -170,7 +171,8 @@ def difference(old, new):
 
 
 def late(events, size_ms, disorder_ms, lateness_ms=0):
-    """What windows of this size tell of events as they come, by a loop over all of them: [(start, updated, [(ms, data)])], and what comes too late."""
+    """What windows of this size tell of events as they come, by a loop over all of them: [(start, updated, [(ms, usage)])]; and the times
+    of those that come too late."""
     newest, windows, closed, told, refused = 0, {}, set(), [], []
 
     def tell(start, updated):

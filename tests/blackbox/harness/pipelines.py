@@ -2,7 +2,6 @@
 
 from urllib.parse import quote
 
-from .api import cursor_map
 from .process import eventually
 from .tokens import SECRET, mint
 
@@ -93,10 +92,3 @@ class Table:
         else:
             assert kind in ("welcome", "heartbeat", "subscribed"), f"no message about a state: {message}"
         return self
-
-    def poll(self, daemon, room, after=None, **params):
-        """Takes a long-poll's answer; the cursor for the next one."""
-        page = daemon.poll(room, **({} if after is None else {"after": after}), **params)
-        for message in [*page["notices"], *page["events"]]:
-            self.take(message)
-        return page["cursor"] if "=" not in page["cursor"] else str(cursor_map(page["cursor"])[room])

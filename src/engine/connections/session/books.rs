@@ -85,13 +85,14 @@ pub(super) fn leave(mut follow: Follow, subscriber: u64, books: &Books, meter: &
     let early = reached.saturating_sub(offered.max(follow.joined_at));
     books.replayed.add(early);
     meter.replayed(early);
-    (reached - follow.joined_at - early).saturating_sub(held)
+    // What is held may have been replayed, and is taken away again here from all that was due.
+    (reached - follow.joined_at - early).wrapping_sub(held)
 }
 
 impl<D: Dialect> Session<D> {
     /// What it says of itself when an operator asks.
     pub(super) fn seen(&self) -> Seen {
-        let (mut due, mut waiting) = (self.profile.books.replayed.get() + self.left_due, 0);
+        let (mut due, mut waiting) = (self.profile.books.replayed.get().wrapping_add(self.left_due), 0);
         for follow in self.follows.values() {
             let (offered, mut joined_at) = (follow.room.offered(), follow.joined_at);
             if joined_at == 0 && offered > 0 {

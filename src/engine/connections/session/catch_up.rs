@@ -106,14 +106,20 @@ impl<D: Dialect> Session<D> {
         self.reading = true;
         let read = Read { key, index, after, events_max: READ_EVENTS, bytes_max: READ_BYTES, answer };
         if self.rooms.log().read(read).is_err() {
-            // Too many wait for the disk. One short pause for each such reader, and it asks again.
-            let mailbox = inbox.mailbox().downgrade();
-            tokio::spawn(async move {
-                tokio::time::sleep(ASK_AGAIN).await;
-                if let Some(mailbox) = mailbox.upgrade() {
-                    let _ = mailbox.answer(Delivery::Control(Box::new(Control::ReadAgain)));
-                }
-            });
+            // Too many wait for the disk.
+            self.ask_later(inbox);
         }
+    }
+
+    /// Asks again after a short pause, one for each such reader.
+    pub(super) fn ask_later(&mut self, inbox: &Inbox<Delivery>) {
+        self.reading = true;
+        let mailbox = inbox.mailbox().downgrade();
+        tokio::spawn(async move {
+            tokio::time::sleep(ASK_AGAIN).await;
+            if let Some(mailbox) = mailbox.upgrade() {
+                let _ = mailbox.answer(Delivery::Control(Box::new(Control::ReadAgain)));
+            }
+        });
     }
 }

@@ -24,8 +24,8 @@ pub struct Missed {
 /// How a stream began.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
-    /// Whether something is missing.
-    pub gaps: bool,
+    /// Whether there was something to tell at once: what is missing, or a state.
+    pub something: bool,
     /// Whether there were more rooms than it may follow.
     pub too_many: bool,
 }
@@ -46,8 +46,7 @@ impl<D: Dialect> Session<D> {
         let rooms: Vec<String> = self.profile.patterns().iter().map(ToString::to_string).collect();
         let granted = granted.as_deref();
         self.tell(&Notice::Welcome { connection: self.subscriber.id, rooms: &rooms, granted });
-        let gaps = missed.begins.iter().any(|(_, gap, _)| gap.is_some());
-        let begun = Begun { gaps, too_many: missed.too_many };
+        let begun = Begun { something: !missed.begins.is_empty(), too_many: missed.too_many };
         self.tell_begins(missed);
         Ok(begun)
     }
@@ -112,10 +111,13 @@ impl<D: Dialect> Session<D> {
 
     /// Remembers how what these patterns match is to be served.
     fn enter_contract(&mut self, patterns: &[Pattern], contract: Option<&Arc<Contract>>) {
-        if let Some(contract) = contract {
-            let contracts = self.contracts.get_or_insert_default();
-            contracts.extend(patterns.iter().map(|pattern| (pattern.clone(), Arc::clone(contract))));
+        if contract.is_none() && self.contracts.is_none() {
+            return;
         }
+        // From the first one on that says something: what was asked for without is served as it was.
+        let others = self.profile.patterns().into_iter().filter(|pattern| !patterns.contains(pattern));
+        let contracts = self.contracts.get_or_insert_with(|| Box::new(others.map(|pattern| (pattern, None)).collect()));
+        contracts.extend(patterns.iter().map(|pattern| (pattern.clone(), contract.cloned())));
     }
 
     fn forget_contracts(&mut self, patterns: &[Pattern]) {
@@ -129,7 +131,7 @@ impl<D: Dialect> Session<D> {
         let contracts = self.contracts.as_ref()?;
         let by_name = contracts.iter().find(|(pattern, _)| matches!(pattern, Pattern::Room(name) if name == room));
         let found = by_name.or_else(|| contracts.iter().find(|(pattern, _)| pattern.matches(room)));
-        found.map(|(_, contract)| Arc::clone(contract))
+        found.and_then(|(_, contract)| contract.clone())
     }
 
     /// Stops following; what was gathered stays.
@@ -156,11 +158,13 @@ impl<D: Dialect> Session<D> {
             self.profile.patterns().into_iter().filter(|pattern| !rights.may_read_some(pattern)).collect();
         self.rooms.unwatch(self.subscriber.id, Some(&gone));
         self.alone = self.profile.set_patterns(|all| all.retain(|pattern| !gone.contains(pattern)));
+        self.forget_contracts(&gone);
     }
 
     fn leave(&mut self, key: &RoomKey) {
         if let Some(follow) = self.follows.shift_remove(key) {
-            self.left_due += books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);
+            let due = books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);
+            self.left_due = self.left_due.wrapping_add(due);
         }
         self.subscriber.mailbox.forget(key);
         self.shed.retain(|run| run.stream != *key);

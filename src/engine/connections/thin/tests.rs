@@ -42,7 +42,12 @@ fn run(thin: &mut Thin, events: &[Arc<Event>], end_ms: u64) -> (Vec<(u64, Arc<Ev
             merged += thin.take(event, &mut out).merged;
             at += 1;
         }
-        all.extend(out.into_iter().map(|event| (ms, event)));
+        // Whoever breaks off behind any of them loses nothing: what is still to come begins after its cursor.
+        for (at, one) in out.iter().enumerate() {
+            let later = out[at + 1..].iter().map(|later| later.event.seq).chain(thin.first_held());
+            assert!(later.min().is_none_or(|first| one.cursor < first), "{one:?}");
+        }
+        all.extend(out.into_iter().map(|out| (ms, out.event)));
     }
     (all, merged)
 }
@@ -90,8 +95,8 @@ fn the_past_comes_out_as_it_would_have_live() {
         past.take(event, &mut out);
     }
     past.flush(&mut out);
-    let text = |event: &Arc<Event>| event.json();
-    assert_eq!(live.iter().map(|(_, event)| text(event)).collect::<Vec<_>>(), out.iter().map(text).collect::<Vec<_>>());
+    let live: Vec<_> = live.iter().map(|(_, event)| event.json()).collect();
+    assert_eq!(live, out.iter().map(|out| out.event.json()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -107,6 +112,24 @@ fn of_a_field_only_that_field_is_made() {
 use crate::pipelines::field::Paths;
 
 proptest! {
+    #[test]
+    fn the_past_is_spaced_as_it_was_live(steps in proptest::collection::vec((0u64..25, 0usize..3), 1..60)) {
+        let mut ms = 0;
+        let list: Vec<(u64, &str, i64)> = steps.iter().map(|(later, key)| {
+            ms += later;
+            (ms, ["a", "b", ""][*key], 0)
+        }).collect();
+        let list = events(&list);
+        let (live, _) = run(&mut thin(10, Mode::Every), &list, ms + 50);
+        let (mut past, mut out) = (thin(10, Mode::Every), Vec::new());
+        for event in &list {
+            past.take(event, &mut out);
+        }
+        past.clock(ms + 50, &mut out);
+        let seqs: Vec<u64> = live.iter().map(|(_, event)| event.seq).collect();
+        prop_assert_eq!(seqs, out.iter().map(|out| out.event.seq).collect::<Vec<_>>());
+    }
+
     #[test]
     fn whatever_comes_the_promises_hold(steps in proptest::collection::vec((0u64..12, 0usize..3, -9i64..9), 1..60), made in any::<bool>()) {
         let mut ms = 0;
