@@ -55,10 +55,14 @@ async fn serve(mut running: Running, settings: Settings, level: Level) -> ExitCo
     };
     let app = match App::start(settings).await {
         Ok(app) => app,
+        Err(StartError::Pipelines(faults)) => {
+            faults.iter().for_each(|fault| complain(fault));
+            // What is written wrong is for whoever wrote it, as in the settings.
+            return ExitCode::from(2);
+        }
         Err(error) => {
             complain(&error);
-            // What is written wrong is for whoever wrote it, as in the settings.
-            return if matches!(error, StartError::Pipelines(_)) { ExitCode::from(2) } else { ExitCode::FAILURE };
+            return ExitCode::FAILURE;
         }
     };
     tracing::info!("listening on {}", app.address);

@@ -111,7 +111,7 @@ pub(super) async fn read(
     }
     let mut gathered = Gathered { events: BytesMut::new(), left: usize::try_from(limit).unwrap_or(usize::MAX) };
     let mut thin = contract.as_deref().and_then(|contract| Thin::of(contract, false));
-    let mut scanned = 0;
+    let (mut scanned, mut cut) = (0, None);
     // What is made of a whole period is looked for as far as that goes; what a filter leaves, not that far.
     while gathered.wants_more()
         && (scanned < SCANNED_MAX || (thin.is_some() && gathered.is_empty() && scanned < MADE_MAX))
@@ -127,8 +127,13 @@ pub(super) async fn read(
             let wanted = contract.as_deref().is_none_or(|contract| contract.wants(event));
             match thin.as_mut().filter(|_| wanted) {
                 Some(thin) => {
-                    let mut out = Vec::new();
+                    let (mut out, begins) = (Vec::new(), thin.first_held());
                     thin.take(event, &mut out);
+                    // A period goes out whole: with the next answer, if this one has no place for it.
+                    if let Some(begins) = begins.filter(|_| !gathered.is_empty() && out.len() > gathered.left) {
+                        cut = Some(begins - 1);
+                        break;
+                    }
                     out.iter().for_each(|out| gathered.take(&out.event));
                 }
                 None if wanted => gathered.take(event),
@@ -139,12 +144,17 @@ pub(super) async fn read(
                 break;
             }
         }
+        if cut.is_some() {
+            break;
+        }
         if gathered.wants_more() {
             after = read.last().map_or(after, |last| last.seq);
         }
     }
-    let more = after < room.head();
-    if let Some(thin) = &mut thin {
+    let more = cut.is_some() || after < room.head();
+    if let Some(cut) = cut {
+        after = cut;
+    } else if let Some(thin) = &mut thin {
         // The next answer begins with what this one could not end: also where it shows what that has come to so far.
         let next = thin.first_held().map_or(after, |first| first - 1);
         if gathered.wants_more() && (!more || gathered.is_empty()) {

@@ -49,7 +49,7 @@ fn describe(status: &Status) -> Value {
     let trouble = status.trouble();
     json!({
         "name": status.name,
-        "file": status.file,
+        "file": status.file(),
         "works": status.works.load(Ordering::Relaxed),
         "events_in": count(&status.events_in),
         "events_out": count(&status.events_out),

@@ -21,7 +21,12 @@ pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish, wait: Duration)
     let cursor_max = edge.settings().limits.cursor_bytes;
     stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
     // Something is missing, or there is a state: that is an answer, and what follows comes with the next one.
-    if something && let Some(body) = connection.handler().take() {
+    // Where there is history to read as well, that comes with it.
+    let more = connection.mailbox().depth().behind > 0;
+    if something
+        && !more
+        && let Some(body) = connection.handler().take()
+    {
         return Ok(answer::json(body));
     }
     let answer = tokio::time::timeout(wait, connection.next()).await;

@@ -126,8 +126,11 @@ fn read(
     head.rename("pipeline");
     let mut from = head.patterns("from");
     from.extend(sources(&mut head));
-    if from.is_empty() && !head.has("from") {
+    if from.is_empty() && !head.has("from") && !head.has("sources") {
         head.fault("from", "is missing; expected rooms and patterns, such as [\"host:cpu\", \"well:*\"]");
+    }
+    if from.is_empty() && head.has("from") && !source.is_faulty() {
+        head.fault("from", "expected at least one room or pattern");
     }
     let from_beginning = head.choice("start", &["now", "beginning"], Some("now")) == "beginning";
     let enabled = head.flag("enabled", true);
@@ -142,11 +145,15 @@ fn read(
     let plain = plain.get("step").and_then(toml::Value::as_array);
     for (at, mut section) in file.sections("step").into_iter().enumerate() {
         let settings = plain.and_then(|steps| steps.get(at)).map(ToString::to_string).unwrap_or_default();
+        let known = section.text_if_given("op").is_none_or(|op| operators::names().any(|name| name == op));
         if let Some((op, operator)) = operators::read(&mut section) {
             to.extend(operator.targets().iter().filter_map(|target| target.room.rooms().ok()));
             steps.push(Step { op, settings, operator });
         }
-        section.finish();
+        // Of an operator that there is none of nobody knows the settings.
+        if known {
+            section.finish();
+        }
     }
     let mut outputs = Vec::new();
     for (number, mut section) in file.sections("output").into_iter().enumerate() {

@@ -275,6 +275,11 @@ impl Machine {
             None => record.key.clone(),
             Some(key) => Some(key.render(record).map_err(missing)?).filter(|key| !key.is_empty()),
         };
+        let control = |text: &str| text.chars().any(char::is_control);
+        let wrong_text = control(&kind).then_some("kind").or(key.as_deref().is_some_and(control).then_some("key"));
+        if let Some(what) = wrong_text {
+            return Err(wrong(what, format!("a {what} has no control characters")));
+        }
         if kind.is_empty() || kind.chars().count() > 100 {
             return Err(wrong("kind", format!("a kind has 1 to 100 characters, not {:?}", kind.as_str())));
         }

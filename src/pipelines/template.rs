@@ -89,6 +89,14 @@ impl Template {
     /// # Errors
     /// Where no room can be named so.
     pub fn rooms(&self) -> Result<Pattern, NameError> {
+        for piece in &self.0 {
+            if let Piece::Text(text) = piece
+                && !text.is_empty()
+            {
+                // Each part must be of the letters that a name has.
+                Pattern::parse(&format!("{text}*"))?;
+            }
+        }
         match (&self.0[..], self.fixed()) {
             (_, Some(text)) => RoomName::parse(text).map(Pattern::Room),
             ([Piece::Text(text), ..], None) => Pattern::parse(&format!("{text}*")),

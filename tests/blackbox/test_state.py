@@ -300,7 +300,7 @@ def test_nor_do_they_where_the_history_is_long(start, reader, way, begin):
         daemon.publish("in", [{"kind": "k", "key": "a", "data": n} for n in range(at, at + 100)])
     came(daemon, "table", 3000)
     messages = reader(way, daemon, **begin)
-    table = Table().take(messages.next())
+    table = Table(again=way == "poll").take(messages.next())
     assert table.known == {"a": 2999}
     say(daemon, a=-1)
     assert follow(table, messages, daemon.room("table")["head"]).known == {"a": -1}

@@ -47,7 +47,8 @@ pub(super) struct PipelineActor {
     /// What a pipeline of this name that was ended before holds as long as it is still at its end.
     before: Weak<Mutex<Written>>,
     work: Option<Work>,
-    replacement: Option<Box<Definition>>,
+    /// What it goes on by, and who waits for that.
+    replacement: Option<(Box<Definition>, oneshot::Sender<()>)>,
     stopping: Option<oneshot::Sender<()>>,
     try_again_at: Option<Instant>,
 }
@@ -142,7 +143,7 @@ impl PipelineActor {
         };
         // Where it begins is written down before it takes anything.
         work.keep(&self.rooms, &self.status).await?;
-        self.status.works.store(true, Ordering::Relaxed);
+        self.status.begun();
         self.work = Some(work);
         Ok(())
     }
@@ -202,10 +203,14 @@ impl PipelineActor {
             self.orders.tick();
         }
         work.keep_if_due(&self.rooms, &self.status, self.settings.snapshot_interval).await?;
+        self.status.report_due(clock::now_ms(), work.machine.definition().report_ms);
         let free = work.outbox.is_empty() && work.unwritten.is_none();
         work.show(&self.status);
-        if free && let Some(definition) = self.replacement.take() {
+        if free && let Some((definition, done)) = self.replacement.take() {
+            self.status.set_file(&definition.file);
             self.replace(*definition).await?;
+            // Whoever waited may have given up.
+            let _ = done.send(());
         }
         Ok(())
     }
@@ -400,7 +405,7 @@ impl Handler for PipelineActor {
     async fn handle(&mut self, batch: &mut Batch<Order>, _: &mut Inbox<Order>) -> Result<Flow<()>, Fault> {
         for order in batch.messages.drain(..) {
             match order {
-                Order::Replace(definition) => self.replacement = Some(definition),
+                Order::Replace(definition, done) => self.replacement = Some((definition, done)),
                 Order::Stop(reply) => self.stopping = Some(reply),
             }
         }

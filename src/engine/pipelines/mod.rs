@@ -12,10 +12,12 @@ mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_actors::{Bounds, Child, Fault, Mailbox, Message, Policy, Supervisor, Window, ticker};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub use status::{Status, Trouble};
 
@@ -26,11 +28,14 @@ use crate::settings;
 /// A pipeline's orders are few; its events come by a mailbox of their own.
 const ORDERS: Bounds = Bounds { messages: 16, bytes: usize::MAX };
 
+/// How long a start or a reload waits until the pipelines follow their rooms; one that takes longer comes when it can.
+const BEGIN_WAIT: Duration = Duration::from_secs(2);
+
 /// What a pipeline's actor is told.
 #[derive(Debug)]
 pub enum Order {
     /// Go on with this definition in place of the one so far, from the very event at which that one ended.
-    Replace(Box<Definition>),
+    Replace(Box<Definition>, oneshot::Sender<()>),
     /// End, with everything written down.
     Stop(oneshot::Sender<()>),
 }
@@ -84,7 +89,7 @@ impl Pipelines {
         self.0.running.lock().values().map(|running| Arc::clone(&running.status)).collect()
     }
 
-    /// Brings what runs to what is wanted: new ones are started, changed ones go on by their new definition, others end. None loses an event; one that ends and comes back later goes
+    /// Brings what runs to what is wanted, and waits a moment until it does: new ones are started, changed ones go on by their new definition, others end. None loses an event; one that ends and comes back later goes
     /// on where it ended.
     ///
     /// # Errors
@@ -95,6 +100,7 @@ impl Pipelines {
         for name in gone {
             self.stop_one(&name).await;
         }
+        let (mut beginning, mut replacing) = (Vec::new(), Vec::new());
         for definition in wanted {
             let known = {
                 let running = self.0.running.lock();
@@ -108,16 +114,27 @@ impl Pipelines {
                         *running.written.lock() = definition.written();
                     }
                     tracing::info!(pipeline = definition.name, "pipeline: goes on by its new definition");
-                    // Full only if it was told the same many times over; then the slot has the newest for its next start.
-                    let _ = orders.push(Order::Replace(Box::new(definition)));
+                    let (done, replaced) = oneshot::channel();
+                    // Full only if it was told the same many times over; then its next start finds the newest.
+                    if orders.push(Order::Replace(Box::new(definition), done)).is_ok() {
+                        replacing.push(replaced);
+                    }
                 }
-                None => self.start_one(definition).await?,
+                None => beginning.push(self.start_one(definition).await?),
             }
+        }
+        // So that whoever publishes once it is said finds them there.
+        let deadline = Instant::now() + BEGIN_WAIT;
+        for status in beginning {
+            let _ = tokio::time::timeout_at(deadline, status.wait_begun()).await;
+        }
+        for replaced in replacing {
+            let _ = tokio::time::timeout_at(deadline, replaced).await;
         }
         Ok(())
     }
 
-    async fn start_one(&self, definition: Definition) -> Result<(), Fault> {
+    async fn start_one(&self, definition: Definition) -> Result<Arc<Status>, Fault> {
         let Definition { name, file, .. } = &definition;
         let (orders, _) = Mailbox::new(ORDERS);
         let status = Arc::new(Status::new(name, file));
@@ -146,8 +163,9 @@ impl Pipelines {
         self.0.supervisor.spawn(child).await?;
         ticker::every(self.0.settings.tick, &orders);
         orders.tick();
+        let begun = Arc::clone(&status);
         self.0.running.lock().insert(definition.name, Running { orders, status, written });
-        Ok(())
+        Ok(begun)
     }
 
     async fn stop_one(&self, name: &str) {

@@ -195,7 +195,13 @@ async fn leave_out_published(rooms: &Rooms, outbox: &mut Outbox, written_ms: u64
 /// Gives rooms the tables that the pipeline keeps of them.
 async fn restore_states(rooms: &Rooms, machine: &Machine) {
     let states = machine.states();
-    for name in states.rooms() {
+    // A table that has become empty is one all the same, where it is known whose it is.
+    let fixed = machine.definition().states.iter().filter_map(|pattern| match pattern {
+        Pattern::Room(name) if states.table(name).is_none() => Some(name),
+        _ => None,
+    });
+    let there = |name: &&RoomName| rooms.find(name).is_ok_and(|room| room.is_some());
+    for name in states.rooms().chain(fixed.filter(there)) {
         let table = states.table(name).into_iter().flatten().map(|(key, json)| (key.clone(), json.clone())).collect();
         if let Err(error) = rooms.restore_state(name, table).await {
             tracing::error!(room = %name, %error, "pipeline: a room does not take its state");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::metrics::record::PipelineMeter;
 use crate::pipelines::machine::Refusal;
@@ -13,8 +14,9 @@ use crate::pipelines::machine::Refusal;
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// Its file.
-    pub file: String,
+    file: Mutex<String>,
+    /// Told when it has come to itself.
+    begun: Notify,
     /// Events it has worked on since the start.
     pub events_in: AtomicU64,
     /// Events it has published since the start.
@@ -59,7 +61,8 @@ impl Status {
         let zero = AtomicU64::default;
         Self {
             name: name.to_owned(),
-            file: file.to_owned(),
+            file: Mutex::new(file.to_owned()),
+            begun: Notify::new(),
             events_in: zero(),
             events_out: zero(),
             rejected: zero(),
@@ -84,6 +87,33 @@ impl Status {
     /// It was ended: its figures of the moment say nothing more.
     pub(super) fn gone(&self) {
         self.meter.gone();
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> String {
+        self.file.lock().clone()
+    }
+
+    pub(super) fn set_file(&self, file: &str) {
+        file.clone_into(&mut self.file.lock());
+    }
+
+    /// It has come to itself, and follows its rooms.
+    pub(super) fn begun(&self) {
+        self.works.store(true, Ordering::Release);
+        self.begun.notify_waiters();
+    }
+
+    /// Waits until it follows its rooms.
+    pub(super) async fn wait_begun(&self) {
+        loop {
+            let told = self.begun.notified();
+            if self.works.load(Ordering::Acquire) {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// What last went wrong, if something did.
