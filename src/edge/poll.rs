@@ -29,6 +29,11 @@ pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish, wait: Duration)
     {
         return Ok(answer::json(body));
     }
+    if something && more {
+        let session = connection.handler();
+        let cursor = session.cursor();
+        session.dialect().not_at(cursor);
+    }
     let answer = tokio::time::timeout(wait, connection.next()).await;
     if let Ok(Ok(Some(body))) = answer {
         return Ok(answer::json(body));

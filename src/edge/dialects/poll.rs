@@ -15,6 +15,8 @@ use crate::event::Event;
 pub(in crate::edge) struct Poll {
     events: BytesMut,
     notices: BytesMut,
+    /// There is no answer before the reader stands somewhere else: it would be asked for the same again.
+    not_at: Option<String>,
 }
 
 fn append(list: &mut BytesMut, item: &[u8]) {
@@ -25,6 +27,11 @@ fn append(list: &mut BytesMut, item: &[u8]) {
 }
 
 impl Poll {
+    /// Has it wait until the reader stands somewhere else.
+    pub(in crate::edge) fn not_at(&mut self, cursor: String) {
+        self.not_at = Some(cursor);
+    }
+
     /// The answer, also if nothing was gathered.
     pub(in crate::edge) fn answer(&mut self, cursor: &str) -> Bytes {
         let mut body = BytesMut::with_capacity(self.events.len() + self.notices.len() + cursor.len() + 50);
@@ -66,6 +73,9 @@ impl Dialect for Poll {
         }
         let mut cursor = String::new();
         position.write(&mut cursor);
+        if self.not_at.as_ref() == Some(&cursor) {
+            return None;
+        }
         Some(self.answer(&cursor))
     }
 }
