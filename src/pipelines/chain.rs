@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use super::field::Extractor;
-use super::operator::{Context, Next, Operator, Rejected, Sent, Why};
+use super::operator::{Context, Next, Operator, Rejected, Sent};
 use super::record::Record;
-use super::template::Target;
+use super::target::Target;
+use super::why::Why;
 use crate::event::Event;
 
 /// A step.

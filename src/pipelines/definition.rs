@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{Chain, Step};
 use super::operators;
-use super::section::{Fault, Section, Source};
-use super::template::{StateRules, Target};
+use super::section::Section;
+use super::source::{Fault, Source};
+use super::target::Target;
 use crate::event::{Pattern, RoomName};
 use toml::de::DeTable;
 
@@ -157,7 +158,7 @@ fn read(
     }
     let mut outputs = Vec::new();
     for (number, mut section) in file.sections("output").into_iter().enumerate() {
-        outputs.extend(target(&mut section, number).map(Arc::new));
+        outputs.extend(Target::read(&mut section, number).map(Arc::new));
         section.finish();
     }
     let routed = steps.iter().any(|step| !step.operator.targets().is_empty());
@@ -201,21 +202,4 @@ fn sources(head: &mut Section<'_, '_>) -> Vec<Pattern> {
         }
     }
     patterns
-}
-
-/// Reads an output: where events go.
-pub(super) fn target(section: &mut Section<'_, '_>, number: usize) -> Option<Target> {
-    let room = section.template("room");
-    if let Some(Err(error)) = room.as_ref().map(super::template::Template::rooms) {
-        section.fault("room", error);
-    }
-    let (kind, key) = (section.template_if_given("kind"), section.template_if_given("key"));
-    let priority = section.priority_if_given("priority");
-    let condition = section.condition_if_given("where");
-    let state = section.flag("state", false).then(|| StateRules {
-        merge: section.choice("state_mode", &["replace", "merge"], Some("replace")) == "merge",
-        keys_max: usize::try_from(section.count_or("state_keys_max", 1..=1_000_000, 100_000)).unwrap_or(usize::MAX),
-        expire_ms: section.time_or("state_expire", 0),
-    });
-    Some(Target { number, room: room?, kind, key, priority, condition, state })
 }

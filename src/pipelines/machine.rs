@@ -9,10 +9,11 @@ use smol_str::SmolStr;
 
 use super::chain::Effects;
 use super::definition::Definition;
-use super::operator::{Rejected, Sent, Why, load, save};
+use super::operator::{Rejected, Sent, load, save};
 use super::record::Record;
 use super::state::{Change as Entered, States};
-use super::template::Target;
+use super::target::Target;
+use super::why::Why;
 use crate::clock;
 use crate::event::{Change, Event, NewEvent, Pattern, RoomName};
 

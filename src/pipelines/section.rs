@@ -1,110 +1,20 @@
 //! Reading a pipeline's file: one table of it at a time, every fault noted with its line and column, and what nobody asked for is a fault too.
 
-use std::cell::{Ref, RefCell, RefMut};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path as FilePath, PathBuf};
 
 use smallvec::SmallVec;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::by::By;
 use super::expression::Expression;
-use super::field::{By, Field, Paths};
+use super::field::{Field, Paths};
+use super::source::Source;
 use super::template::Template;
 use crate::event::{Lane, Pattern, RoomName, parse_priority};
 use crate::settings::value::parse_time;
-
-/// What is wrong in a pipeline's file, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The file, as it was named.
-    pub file: String,
-    /// The line, from 1.
-    pub line: usize,
-    /// The column, from 1.
-    pub column: usize,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
-    }
-}
-
-/// What reading a file needs and finds.
-#[derive(Debug)]
-pub struct Source<'t> {
-    file: String,
-    text: &'t str,
-    faults: RefCell<Vec<Fault>>,
-    paths: RefCell<Paths>,
-    /// Where files that it names are looked for.
-    directory: Option<PathBuf>,
-    /// The files that it names, by their names.
-    files: RefCell<BTreeMap<String, String>>,
-}
-
-impl<'t> Source<'t> {
-    /// A file's text.
-    #[must_use]
-    pub fn new(file: &str, text: &'t str, directory: Option<&FilePath>) -> Self {
-        let directory = directory.map(FilePath::to_owned);
-        let (faults, paths, files) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Self { file: file.to_owned(), text, faults, paths, directory, files }
-    }
-
-    /// The files that it names, as they were read.
-    #[must_use]
-    pub fn files(&self) -> BTreeMap<String, String> {
-        self.files.borrow().clone()
-    }
-
-    /// Files that are not looked for any more, because they were read before.
-    pub fn know(&self, files: &BTreeMap<String, String>) {
-        self.files.borrow_mut().clone_from(files);
-    }
-
-    /// The file's name.
-    #[must_use]
-    pub fn file(&self) -> &str {
-        &self.file
-    }
-
-    /// Notes a fault at a place in the text.
-    pub fn fault(&self, span: &Range<usize>, message: impl Into<String>) {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        self.faults.borrow_mut().push(Fault { file: self.file.clone(), line, column, message: message.into() });
-    }
-
-    /// The faults found, in the order of the text.
-    #[must_use]
-    pub fn into_faults(self) -> Vec<Fault> {
-        let mut faults = self.faults.into_inner();
-        faults.sort_by_key(|fault| (fault.line, fault.column));
-        faults
-    }
-
-    /// Whether there were any.
-    #[must_use]
-    pub fn is_faulty(&self) -> bool {
-        !self.faults.borrow().is_empty()
-    }
-
-    /// The paths that its fields have been given.
-    pub fn paths(&self) -> Ref<'_, Paths> {
-        self.paths.borrow()
-    }
-
-    fn paths_mut(&self) -> RefMut<'_, Paths> {
-        self.paths.borrow_mut()
-    }
-}
 
 /// One table of the file. What is asked for and not there, or wrong, is noted as a fault, and something harmless is given in its place: the file is not used then.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::definition::Definition;
 use super::machine::inputs;
-use super::section::Fault;
+use super::source::Fault;
 use super::template::overlap;
 
 /// The longest name of a pipeline.

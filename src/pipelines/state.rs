@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 
 use super::merge;
 use super::operator::{self, BadState};
-use super::template::StateRules;
+use super::target::StateRules;
 use crate::event::RoomName;
 
 /// The hasher's seeds are fixed, though the order of an index map does not depend on its hashes.

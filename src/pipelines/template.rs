@@ -1,11 +1,10 @@
-//! Names made from events: `well:{well_id}`. And where an event goes that leaves a pipeline.
+//! Names made from events: `well:{well_id}`.
 
 use smol_str::SmolStr;
 
-use super::expression::Expression;
 use super::field::{Field, Paths};
 use super::record::{Got, Record};
-use crate::event::{Lane, NameError, Pattern, RoomName};
+use crate::event::{NameError, Pattern, RoomName};
 
 /// The longest name that a template makes, in bytes; what is longer is no room's name and no key.
 const MADE_BYTES: usize = 4096;
@@ -105,36 +104,6 @@ impl Template {
     }
 }
 
-/// Where an event goes that leaves a pipeline.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// Its number among the pipeline's outputs.
-    pub number: usize,
-    /// The room.
-    pub room: Template,
-    /// The kind; the event's own if none.
-    pub kind: Option<Template>,
-    /// The key; the event's own if none.
-    pub key: Option<Template>,
-    /// The priority; the event's own if none.
-    pub priority: Option<Lane>,
-    /// Only events of which this is true.
-    pub condition: Option<Expression>,
-    /// The events are the room's state: a table by key.
-    pub state: Option<StateRules>,
-}
-
-/// How a room's state is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StateRules {
-    /// Whether an event's data is merged into what is there, or takes its place.
-    pub merge: bool,
-    /// The most keys.
-    pub keys_max: usize,
-    /// After so many milliseconds without an event a key goes; 0 for never.
-    pub expire_ms: u64,
-}
-
 /// Whether two patterns can mean the same room.
 #[must_use]
 pub fn overlap(one: &Pattern, other: &Pattern) -> bool {
@@ -160,7 +129,9 @@ mod tests {
         let room = RoomName::parse("in").unwrap();
         let record = Record::made(room, "k", None, 0, 0, json!({ "well_id": 7 }));
         assert_eq!(template.render(&record).unwrap(), "well:7/k{x}");
-        assert_eq!(template.rooms().unwrap(), Pattern::parse("well:*").unwrap());
+        assert!(template.rooms().is_err(), "no room has braces in its name");
+        let rooms = Template::parse("well:{well_id}/x", &mut paths).unwrap().rooms();
+        assert_eq!(rooms.unwrap(), Pattern::parse("well:*").unwrap());
         let without = Record::made(record.room.clone(), "k", None, 0, 0, json!({ "well_id": [1] }));
         assert_eq!(template.render(&without).unwrap_err().to_string(), "data.well_id");
     }

@@ -9,6 +9,7 @@
 mod books;
 mod catch_up;
 mod follow;
+mod place;
 mod serve;
 
 use std::collections::VecDeque;
@@ -27,12 +28,13 @@ use super::thin::Thin;
 use super::{Closing, Contract, Control, Delivery, Dialect, Notice};
 use crate::clock;
 use crate::engine::rooms::{Gap, Room, Rooms, Subscriber};
-use crate::event::{Event, Pattern, RoomKey, RoomName, cursor};
+use crate::event::{Event, Pattern, RoomKey, RoomName};
 use crate::log::LogError;
 use crate::metrics::record::{self, TransportMeter};
 
 pub use books::Seen;
 pub use follow::{Begun, Missed};
+use place::Place;
 
 /// What is gathered for one write, in bytes; what is left waits for the next.
 const WRITE_BYTES: usize = 128 << 10;
@@ -135,42 +137,6 @@ pub struct Session<D: Dialect> {
 impl<D: Dialect> std::fmt::Debug for Session<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("id", &self.subscriber.id).finish_non_exhaustive()
-    }
-}
-
-/// Where a reader stands, borrowed from its session.
-struct Place<'s> {
-    follows: &'s Follows,
-    alone: bool,
-    /// Of one room another seq than it has reached: where it stands behind one of several events that go out together.
-    instead: Option<(&'s RoomKey, u64)>,
-}
-
-impl Place<'_> {
-    fn cursor_in(&self, follow: &Follow) -> u64 {
-        match self.instead {
-            Some((room, cursor)) if room == follow.room.key() => cursor,
-            _ => follow.cursor(),
-        }
-    }
-}
-
-impl Position for Place<'_> {
-    fn write(&self, out: &mut String) {
-        match self.follows.values().next() {
-            Some(only) if self.alone => out.push_str(itoa::Buffer::new().format(self.cursor_in(only))),
-            // No room yet: whatever comes to be later is wanted from its beginning.
-            None => out.push('0'),
-            _ => cursor::write(self.follows.values().map(|follow| (follow.room.name(), self.cursor_in(follow))), out),
-        }
-    }
-
-    fn seq_is_cursor(&self) -> bool {
-        self.alone && self.instead.is_none()
-    }
-
-    fn rooms(&self) -> usize {
-        self.follows.len()
     }
 }
 

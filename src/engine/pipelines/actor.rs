@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use super::journal::{Journal, JournalError, Kept, Run, Step};
 use super::outbox::Outbox;
+use super::positions::{Hindrance, advance_to};
 use super::status::Status;
-use super::tap::{Taken, Tap, TapError, Wish};
+use super::tap::{Taken, Tap, Wish};
 use super::{Order, recovery};
 use crate::clock;
 use crate::engine::rooms::Rooms;
-use crate::event::{Event, Pattern, RoomName};
+use crate::event::{Event, RoomName};
 use crate::pipelines::machine::inputs;
 use crate::pipelines::{Definition, Machine, Output, Written};
 use crate::settings;
@@ -71,19 +72,6 @@ pub(super) struct Work {
     bytes_since: usize,
     steps_since: usize,
     state_bytes: usize,
-}
-
-/// Why a pipeline cannot go on now.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Hindrance {
-    #[error("{0}")]
-    Journal(#[from] JournalError),
-    #[error("{0}")]
-    Tap(#[from] TapError),
-    #[error("{0}")]
-    Reader(Fault),
-    #[error("{0}")]
-    Definition(String),
 }
 
 impl PipelineActor {
@@ -383,19 +371,6 @@ fn note(runs: &mut Vec<Run>, event: &Event, whole: bool) {
         }
         _ => runs.push(Run { room: room.to_owned(), first: event.seq, last: event.seq, count: 1 }),
     }
-}
-
-/// Enters a position.
-pub(super) fn advance_to(positions: &mut Vec<(RoomName, u64)>, room: &str, seq: u64) {
-    match positions.iter_mut().find(|(name, _)| name.as_str() == room) {
-        Some((_, position)) => *position = seq,
-        None => positions.extend(RoomName::parse(room).ok().map(|room| (room, seq))),
-    }
-}
-
-/// Whether one of these patterns means a room.
-pub(super) fn wants(patterns: &[Pattern], room: &RoomName) -> bool {
-    patterns.iter().any(|pattern| pattern.matches(room))
 }
 
 impl Handler for PipelineActor {

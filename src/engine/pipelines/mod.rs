@@ -6,6 +6,7 @@
 mod actor;
 mod journal;
 mod outbox;
+mod positions;
 mod recovery;
 mod status;
 mod tap;

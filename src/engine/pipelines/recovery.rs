@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::actor::{Hindrance, advance_to, wants};
 use super::journal::{Found, Journal, JournalError, Step};
 use super::outbox::Outbox;
+use super::positions::{Hindrance, advance_to, wants};
 use super::status::Status;
 use crate::clock;
 use crate::engine::rooms::{Rooms, Start};

@@ -8,7 +8,8 @@ use smol_str::SmolStr;
 
 use super::cell::Kept;
 use crate::event::RoomName;
-use crate::pipelines::field::{By, Field};
+use crate::pipelines::by::By;
+use crate::pipelines::field::Field;
 use crate::pipelines::record::{Got, Record};
 use crate::pipelines::section::Section;
 

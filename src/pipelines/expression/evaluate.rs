@@ -11,8 +11,8 @@ use super::node::{Arithmetic, Loop, LoopKind, Node};
 use super::value::{ADDED, FLAG, Kind, NUMBER, ORDERED, PLACE, TEXT, TREE, Text, Value, Wants};
 use super::{Failure, LOOPS_MAX, MADE_BYTES, STEPS_MAX, functions};
 use crate::pipelines::field::Field;
-use crate::pipelines::operator::Why;
 use crate::pipelines::record::{Got, Record, number_text};
+use crate::pipelines::why::Why;
 
 /// So many bytes of text are compared or searched in a step.
 const SCAN_BYTES: usize = 1024;

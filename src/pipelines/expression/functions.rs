@@ -4,8 +4,8 @@ use super::Failure;
 use super::evaluate::{Answer, Run};
 use super::node::Node;
 use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED, TEXT, Text, Value, Wants};
-use crate::pipelines::operator::Why;
 use crate::pipelines::record::number_text;
+use crate::pipelines::why::Why;
 
 /// A function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

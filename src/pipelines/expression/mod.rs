@@ -26,8 +26,8 @@ use serde_json::Value;
 #[cfg(test)]
 use super::field::Extractor;
 use super::field::Paths;
-use super::operator::Why;
 use super::record::Record;
+use super::why::Why;
 use evaluate::Run;
 use node::Node;
 

@@ -18,9 +18,10 @@ use super::held::Timetable;
 use crate::clock::rfc3339;
 use crate::pipelines::aggregates::{About, Grouping, Plan, Totals, made_kind, record_key};
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Aggregate {

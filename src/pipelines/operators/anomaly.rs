@@ -25,11 +25,13 @@ use serde_json::{Value, json};
 use self::sample::{Judged, Sample, Weights};
 use crate::clock::rfc3339;
 use crate::event::Lane;
-use crate::pipelines::field::{By, Field};
+use crate::pipelines::by::By;
+use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::{Record, number_value};
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// The longest kind, in characters.
 const KIND_MAX: usize = 100;

@@ -14,11 +14,12 @@ use smol_str::SmolStr;
 
 use super::held::{Held, Timetable};
 use crate::clock::rfc3339;
-use crate::pipelines::field::By;
+use crate::pipelines::by::By;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// The longest kind, in characters.
 const KIND_MAX: usize = 100;

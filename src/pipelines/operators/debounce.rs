@@ -9,11 +9,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::held::{Held, Timetable};
-use crate::pipelines::field::By;
+use crate::pipelines::by::By;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Debounce {

@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
-use crate::pipelines::field::{By, Field};
+use crate::pipelines::by::By;
+use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::{Got, Record};
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Dedupe {

@@ -12,12 +12,13 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
 use super::place::no_object;
-use crate::pipelines::field::By;
+use crate::pipelines::by::By;
 use crate::pipelines::keyed::Keyed;
 use crate::pipelines::merge::{diff, without_nulls};
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Delta {

@@ -14,10 +14,11 @@ use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::place::{Place, no_object};
-use crate::pipelines::operator::{Context, Next, Operator, Why};
+use crate::pipelines::operator::{Context, Next, Operator};
 use crate::pipelines::record::{Got, Record};
 use crate::pipelines::section::Section;
 use crate::pipelines::template::Template;
+use crate::pipelines::why::Why;
 
 /// The most that is repeated of an event for the elements of its list, in bytes: its other data as JSON, times the elements.
 const REPEATED_BYTES: usize = 64 << 20;

@@ -11,12 +11,13 @@ use serde_json::Value;
 
 use super::place::{Place, no_object};
 use crate::event::Pattern;
-use crate::pipelines::field::By;
+use crate::pipelines::by::By;
 use crate::pipelines::keyed::Keyed;
 use crate::pipelines::merge;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Join {

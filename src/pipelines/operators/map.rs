@@ -14,10 +14,11 @@ use crate::clock::parse_rfc3339;
 use crate::event::Lane;
 use crate::pipelines::expression::{Expression, Failure};
 use crate::pipelines::field::Field;
-use crate::pipelines::operator::{Context, Next, Operator, Why};
+use crate::pipelines::operator::{Context, Next, Operator};
 use crate::pipelines::record::{Got, Record, number_text};
 use crate::pipelines::section::Section;
 use crate::pipelines::template::Template;
+use crate::pipelines::why::Why;
 
 /// The last time that can be written as RFC 3339 wherever on earth it is read, in milliseconds since 1970.
 const TIME_MAX_MS: u64 = 253_402_207_200_999;

@@ -13,11 +13,13 @@ use serde_json::{Value, json};
 use smol_str::SmolStr;
 
 use super::place::Place;
-use crate::pipelines::field::{By, Field};
+use crate::pipelines::by::By;
+use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::{Got, Record, number_value};
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 use drain::{Effect, Miner, Rules};
 
 #[derive(Debug)]

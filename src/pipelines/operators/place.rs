@@ -5,9 +5,9 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use crate::pipelines::field::{Field, Paths};
-use crate::pipelines::operator::Why;
 use crate::pipelines::record::Got;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// A place in an event's data.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,10 @@ use serde_json::Value;
 use toml::de::DeValue;
 
 use super::place::{Place, no_object};
-use crate::pipelines::operator::{Context, Next, Operator, Why};
+use crate::pipelines::operator::{Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 #[derive(Debug)]
 struct Rename {

@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::pipelines::definition::target;
 use crate::pipelines::operator::{Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
-use crate::pipelines::template::Target;
+use crate::pipelines::target::Target;
 
 /// The number of the first case, so that they have other numbers than the pipeline's outputs.
 const FIRST_NUMBER: usize = 1000;
@@ -45,7 +44,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let mut cases = Vec::new();
     for (at, mut table) in tables.into_iter().enumerate() {
         table.rename(format!("{}, to {}", section.name(), at + 1));
-        cases.extend(target(&mut table, FIRST_NUMBER + at).map(Arc::new));
+        cases.extend(Target::read(&mut table, FIRST_NUMBER + at).map(Arc::new));
         table.finish();
     }
     Some(Box::new(Route { cases, first, matched, otherwise }))

@@ -7,11 +7,12 @@
 //! percentage goes on at every larger one. An event that another was made of goes on or not as that one would; those that a clock made have no number, and their key and time decide
 //! instead. Nothing is kept, and no event is a dead letter. What is dropped on purpose is none either way. Late data is as good as any.
 
-use crate::pipelines::field::By;
+use crate::pipelines::by::By;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// Reads the step's settings.
 pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {

@@ -24,11 +24,13 @@ use self::watch::{Change, Changes, Level, Limits, Reason, Watch};
 use super::held::Timetable;
 use crate::clock::rfc3339;
 use crate::event::{Lane, RoomName};
-use crate::pipelines::field::{By, Field};
+use crate::pipelines::by::By;
+use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
-use crate::pipelines::operator::{self, BadState, Context, Next, Operator, Why};
+use crate::pipelines::operator::{self, BadState, Context, Next, Operator};
 use crate::pipelines::record::{Record, number_value};
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// The longest kind, in characters.
 const KIND_MAX: usize = 100;

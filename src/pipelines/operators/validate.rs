@@ -9,9 +9,10 @@ use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::pipelines::operator::{Context, Next, Operator, Why};
+use crate::pipelines::operator::{Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
+use crate::pipelines::why::Why;
 
 /// The longest message of a fault, in characters: messages repeat the data that is wrong.
 const MESSAGE_CHARS: usize = 300;

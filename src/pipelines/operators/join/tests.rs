@@ -4,7 +4,7 @@ use crate::event::RoomName;
 use crate::pipelines::field::Extractor;
 use crate::pipelines::merge::tests::any_json;
 use crate::pipelines::operator::Rejected;
-use crate::pipelines::section::Source;
+use crate::pipelines::source::Source;
 use crate::pipelines::testing::Bench;
 use proptest::prelude::*;
 use serde_json::json;
