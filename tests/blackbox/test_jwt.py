@@ -203,8 +203,10 @@ def test_a_time_that_is_none_is_shut_out(by_secret, claim, value):
     shut(by_secret, forge({"alg": "HS256"}, payload(**{claim: value}), hs256(SECRET)))
 
 
-@pytest.mark.parametrize("exp", [2**31, 2**53, 2**63, 2**64, 10**30, 1e300, time.time() + 300.5], ids=str)
+@pytest.mark.parametrize("exp", [2**31, 2**53, 2**63, 2**64, 10**30, 1e300, 0.5], ids=str)
 def test_a_far_or_broken_end_does_no_harm(by_secret, ws, exp):
+    # A part of a second, soon: counted from here and not from when the tests were gathered.
+    exp = int(time.time()) + 300 + exp if exp < 1 else exp
     token = forge({"alg": "HS256"}, payload(exp=exp), hs256(SECRET))
     status = by_secret.get(CALL, key=token).status_code
     assert status in (200, 401), status

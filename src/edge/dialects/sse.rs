@@ -95,6 +95,7 @@ impl Dialect for Sse {
             self.gathered.put_slice(event.sse());
             return;
         }
+        self.spill();
         if self.open {
             self.open = false;
             self.gathered.put_u8(b'\n');
@@ -142,5 +143,54 @@ impl Dialect for Sse {
         }
         // Nothing is kept for a next time: an idle connection should cost nothing.
         Some(std::mem::take(&mut self.gathered).freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::event::RoomName;
+    use crate::event::{Lane, Parts, RoomKey};
+    use tidegate_actors::Policy;
+
+    /// A place in one room, before the event where something earlier is still held.
+    struct At {
+        seq: u64,
+        own: bool,
+    }
+
+    impl Position for At {
+        fn write(&self, out: &mut String) {
+            write!(out, "{}", self.seq).expect("a String takes everything");
+        }
+
+        fn seq_is_cursor(&self) -> bool {
+            self.own
+        }
+
+        fn rooms(&self) -> usize {
+            1
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_written_first_comes_first_whether_or_not_its_id_is_its_own(owns in proptest::collection::vec(proptest::bool::ANY, 1..8)) {
+            let mut sse = Sse::new(Duration::from_secs(1), 100);
+            for (seq, own) in (1u64..).zip(&owns) {
+                let room = RoomKey::new(RoomName::parse("r").unwrap(), Policy::default());
+                let parts = Parts { seq, arrived_ms: 0, timestamp_ms: 0, priority: Lane::Normal, kind: "k", key: None, id: None, change: false, data: b"{}" };
+                sse.event(&Arc::new(Event::new(&room, &parts)), &At { seq: if *own { seq } else { 0 }, own: *own });
+            }
+            let written = sse.take(&At { seq: 0, own: false }).unwrap();
+            let written = std::str::from_utf8(&written).unwrap();
+            let ids: Vec<u64> = written.lines().filter_map(|line| line.strip_prefix("id: ")).map(|id| id.parse().unwrap()).collect();
+            let expected: Vec<u64> = (1u64..).zip(&owns).map(|(seq, own)| if *own { seq } else { 0 }).collect();
+            proptest::prop_assert_eq!(ids, expected);
+            let rest = sse.take(&At { seq: 0, own: false });
+            proptest::prop_assert!(rest.is_none());
+        }
     }
 }
