@@ -80,7 +80,7 @@ metrics! {
     PIPELINE_LOST = "tidegate_pipeline_events_lost_total", Counter, "pipeline", "Events of a pipeline that no room could take, because there were as many rooms as there may be.";
     PIPELINE_WORKS = "tidegate_pipeline_works", Gauge, "pipeline", "1 where a pipeline works, 0 where it cannot.";
     PIPELINE_KEYS = "tidegate_pipeline_keys", Gauge, "pipeline", "Keys that a pipeline keeps, in its steps and in rooms' states.";
-    PIPELINE_WAITING = "tidegate_pipeline_events_waiting", Gauge, "pipeline", "Events in a pipeline's mailbox.";
+    PIPELINE_WAITING = "tidegate_pipeline_events_waiting", Gauge, "pipeline", "Events that wait for a pipeline: in its mailbox, and in the history that it is behind in.";
     PIPELINE_STATE_BYTES = "tidegate_pipeline_state_bytes", Gauge, "pipeline", "A pipeline's state when it was last written down.";
     PIPELINE_BEHIND = "tidegate_pipeline_behind_seconds", Gauge, "pipeline", "How far the clock of a pipeline that has events waiting is behind the time of day.";
     WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";

@@ -8,7 +8,6 @@ use super::field::Extractor;
 use super::operator::{Context, Next, Operator, Rejected, Sent};
 use super::record::Record;
 use super::target::Target;
-use super::why::Why;
 use crate::event::Event;
 
 /// A step.
@@ -100,11 +99,6 @@ impl Chain {
             let next = self.steps[at].operator.event(&mut record, &mut cx);
             self.pass_on(at, emitted, now_ms, effects);
             if next == Next::Drop {
-                return;
-            }
-            if record.is_unreadable() {
-                let (field, why) = ("data".to_owned(), Why::Other("has a number that is too large".to_owned()));
-                effects.rejected.push(Rejected { step: at, field, why, record: Box::new(record) });
                 return;
             }
         }
@@ -202,7 +196,7 @@ mod tests {
     use crate::pipelines::{Definition, Machine};
 
     #[test]
-    fn data_that_cannot_be_worked_with_is_a_dead_letter_and_nothing_is_lost_quietly() {
+    fn data_that_is_hard_to_read_goes_through_all_the_same() {
         let text =
             "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"map\"\nset = { y = \"1\" }\n[[output]]\nroom = \"out\"\n";
         let mut machine = Machine::new(Definition::read("p", "p.toml", text, None).unwrap());
@@ -214,7 +208,9 @@ mod tests {
             machine.record(record, &mut out);
         }
         let rooms: Vec<&str> = out.iter().map(|output| output.room.as_str()).collect();
-        assert_eq!(rooms, ["dead-letter:p", "out"], "too large a number, and data that is only deep");
+        assert_eq!(rooms, ["out", "out"]);
+        let data = String::from_utf8_lossy(&out[0].event.data);
+        assert!(data.contains("1.7976931348623157e"), "{data}");
         assert!(out[1].event.data.len() > 1000);
     }
 }

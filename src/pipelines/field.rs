@@ -10,6 +10,8 @@ use serde_json::Value;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 
+use super::json;
+
 /// The deepest path, in names.
 const DEPTH_MAX: usize = 16;
 /// The longest path as text, in bytes.
@@ -181,8 +183,13 @@ impl Extractor {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         // How deep data may be was decided when it came in.
         deserializer.disable_recursion_limit();
-        // Data was checked when it came in; what cannot be read here is missing, and that is told where it is wanted.
-        let _ = Seed { node: &self.root, slots: &mut slots }.deserialize(&mut deserializer);
+        // Data was checked when it came in; only a number beyond all numbers stops it here.
+        if (Seed { node: &self.root, slots: &mut slots }).deserialize(&mut deserializer).is_err() {
+            let tamed = json::tamed(json);
+            let mut deserializer = serde_json::Deserializer::from_slice(&tamed);
+            deserializer.disable_recursion_limit();
+            let _ = Seed { node: &self.root, slots: &mut slots }.deserialize(&mut deserializer);
+        }
         slots
     }
 }

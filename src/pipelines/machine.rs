@@ -136,21 +136,30 @@ impl Machine {
         if now_ms <= self.now_ms {
             return;
         }
+        if self.now_ms == 0 {
+            // Before the first time that it is told there was none.
+            self.now_ms = now_ms;
+            return self.tell_clock(out);
+        }
         // From one time that something is due to the next, so that it does not matter how far the clock goes at once.
         for _ in 0..STOPS_MAX {
-            let Some(due_ms) = self.definition.chain.due_ms().filter(|due| *due < now_ms) else { break };
-            if due_ms > self.now_ms {
-                self.now_ms = due_ms;
-            }
+            let Some(due_ms) = self.due_ms().filter(|due| *due < now_ms) else { break };
+            self.now_ms = self.now_ms.max(due_ms);
             self.tell_clock(out);
-            if self.definition.chain.due_ms().is_some_and(|next| next <= due_ms) {
+            if self.due_ms().is_some_and(|next| next <= due_ms) {
                 break;
             }
         }
         self.now_ms = now_ms;
-        if self.definition.chain.due_ms().is_some_and(|due| due <= now_ms) {
-            self.tell_clock(out);
+        self.tell_clock(out);
+    }
+
+    /// Has what is due by now done.
+    fn tell_clock(&mut self, out: &mut Vec<Output>) {
+        if self.definition.chain.due_ms().is_some_and(|due| due <= self.now_ms) {
+            self.tell_steps(out);
         }
+        let now_ms = self.now_ms;
         for (room, key) in self.states.expire(now_ms) {
             let mut patch = Map::new();
             patch.insert(key.to_string(), Value::Null);
@@ -158,7 +167,7 @@ impl Machine {
         }
     }
 
-    fn tell_clock(&mut self, out: &mut Vec<Output>) {
+    fn tell_steps(&mut self, out: &mut Vec<Output>) {
         let Self { definition, effects, now_ms, .. } = self;
         // As with events: a mistake of an operator's does not stop the pipeline for ever.
         if catch_unwind(AssertUnwindSafe(|| definition.chain.clock(*now_ms, effects))).is_err() {

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod definition;
 pub mod expression;
 pub mod field;
+pub mod json;
 pub mod keyed;
 pub mod machine;
 pub mod merge;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::field::{Extractor, Field, Path, Scalar, Slots, step_into};
+use super::json;
 use crate::event::{Event, Lane, RoomName};
 
 /// An event on its way.
@@ -30,16 +31,7 @@ pub struct Record {
     pub arrived_ms: u64,
     /// Whether it is a change of its room's state: then its data is a merge patch (RFC 7396) of the room's whole table.
     pub change: bool,
-    /// Whether its data turned out to be what cannot be worked with.
-    unreadable: bool,
     data: Data,
-}
-
-/// Data as a tree. As deep as it was let in, which the parser itself would not go; `None` for a number that is too large for any.
-fn parse(json: &[u8]) -> Option<Value> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    deserializer.disable_recursion_limit();
-    serde::Deserialize::deserialize(&mut deserializer).ok()
 }
 
 #[derive(Debug, Clone)]
@@ -161,7 +153,6 @@ impl Record {
             priority: event.priority,
             timestamp_ms: event.timestamp_ms,
             arrived_ms: event.arrived_ms,
-            unreadable: false,
             change: event.change,
             data,
         }
@@ -183,7 +174,6 @@ impl Record {
             timestamp_ms: self.timestamp_ms,
             arrived_ms: self.arrived_ms,
             change: false,
-            unreadable: false,
             data: Data::Tree(Box::default()),
         }
     }
@@ -200,7 +190,6 @@ impl Record {
             timestamp_ms: time_ms,
             arrived_ms: now_ms,
             change: false,
-            unreadable: false,
             data: Data::Tree(Box::new(data)),
         }
     }
@@ -209,7 +198,7 @@ impl Record {
     #[must_use]
     pub fn given(self, json: Bytes, extractor: &Extractor) -> Self {
         let slots = extractor.extract(&json);
-        Self { change: false, unreadable: false, data: Data::Raw(json, slots), ..self }
+        Self { change: false, data: Data::Raw(json, slots), ..self }
     }
 
     /// A field's value.
@@ -254,9 +243,7 @@ impl Record {
     pub fn tree(&mut self) -> &mut Value {
         if let Data::Raw(json, _) = &self.data {
             // It was checked when it came in.
-            let read = parse(json);
-            self.unreadable |= read.is_none();
-            self.data = Data::Tree(Box::new(read.unwrap_or_default()));
+            self.data = Data::Tree(Box::new(json::parse(json)));
         }
         match &mut self.data {
             Data::Tree(tree) => tree,
@@ -264,17 +251,11 @@ impl Record {
         }
     }
 
-    /// Whether its data turned out to be what cannot be worked with, such as a number beyond all numbers.
-    #[must_use]
-    pub fn is_unreadable(&self) -> bool {
-        self.unreadable
-    }
-
     /// Its data as a value of its own.
     #[must_use]
     pub fn value(&self) -> Value {
         match &self.data {
-            Data::Raw(json, _) => parse(json).unwrap_or_default(),
+            Data::Raw(json, _) => json::parse(json),
             Data::Tree(tree) => (**tree).clone(),
         }
     }

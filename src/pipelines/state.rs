@@ -212,7 +212,7 @@ impl Table {
 impl Entry {
     fn value(&self) -> Value {
         // We have written it ourselves.
-        serde_json::from_slice(&self.json).unwrap_or_default()
+        super::json::parse(&self.json)
     }
 
     fn text(&self) -> &str {

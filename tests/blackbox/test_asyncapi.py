@@ -398,7 +398,7 @@ def test_an_answer_with_a_state_and_its_changes_is_as_documented(stage):
     page = polled(daemon, "table", wait="1s")
     assert page["events"] == [] and [notice["type"] for notice in page["notices"]] == ["snapshot"]
     publish(("n", 1))
-    assert [change["data"] for change in polled(daemon, "table", after=page["cursor"])["events"]] == [{"n": 1}]
+    assert [change["data"] for change in polled(daemon, "table", after=page["cursor"])["notices"]] == [{"n": 1}]
 
 
 def refusal(answer, *statuses, kind=None):

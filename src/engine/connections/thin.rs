@@ -13,6 +13,7 @@ use smol_str::SmolStr;
 use super::contract::{Contract, Function, Mode};
 use crate::event::{Event, Lane, Parts};
 use crate::pipelines::field::{Field, step_into};
+use crate::pipelines::json;
 use crate::pipelines::record::number_value;
 
 /// How long after a period's end its events may still come in, in milliseconds: from a room to a reader takes a moment.
@@ -313,7 +314,7 @@ impl Made {
 
     /// An event's data, or of it only the field that is asked for, in its place.
     fn data(&self, event: &Event) -> Option<Value> {
-        let data: Value = serde_json::from_slice(event.data()).ok()?;
+        let data = json::parse(event.data());
         let Some(Field::Data(path)) = &self.field else { return Some(data) };
         let value = path.names.iter().try_fold(&data, |value, name| step_into(value, name))?.clone();
         if !value.is_number() {

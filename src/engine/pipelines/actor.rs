@@ -167,6 +167,7 @@ impl PipelineActor {
             // Its journal has everything; it comes to itself anew, with a new reader.
             self.work = None;
         }
+        self.status.works.store(false, Ordering::Relaxed);
         let message = hindrance.to_string();
         let told = self.status.trouble().is_some_and(|trouble| trouble.message == message);
         if !told {
@@ -384,10 +385,11 @@ impl Handler for PipelineActor {
                 Order::Stop(reply) => self.stopping = Some(reply),
             }
         }
-        if self.may_try()
-            && let Err(hindrance) = self.go_on().await
-        {
-            self.hindered(&hindrance);
+        if self.may_try() {
+            match self.go_on().await {
+                Ok(()) => self.status.works.store(true, Ordering::Relaxed),
+                Err(hindrance) => self.hindered(&hindrance),
+            }
         }
         if self.stopping.is_some() {
             return Ok(Flow::Stop);

@@ -115,6 +115,10 @@ async fn replay(
             restore_states(rooms, &machine).await;
             while !outbox.is_empty() {
                 let sent = outbox.send(rooms).await;
+                for (room, events, error) in sent.lost {
+                    tracing::error!(pipeline = status.name, %room, events, %error, "pipeline: events that no room can take are lost");
+                    status.meter.lost(events);
+                }
                 status.events_out.fetch_add(sent.events, Ordering::Relaxed);
                 if let Some(error) = sent.again {
                     return Err(Hindrance::Definition(format!("its last events cannot be published now: {error}")));
@@ -232,11 +236,18 @@ pub(super) fn replaced(
             }
         }
     }
+    let (beside, from) = (definition.beside.clone(), definition.from.clone());
     let mut fresh = Machine::new(definition);
     // What is written down here is read here.
     let whole = fresh.load(&machine.save()).unwrap_or(false);
     fresh.forget_states_of_others();
     if !whole {
+        // A join that begins anew needs its table from the beginning; one that does not hears the same again.
+        for (room, position) in &mut positions {
+            if wants(&beside, room) && !wants(&from, room) {
+                *position = 0;
+            }
+        }
         tracing::info!(pipeline = fresh.definition().name, "pipeline: steps whose settings have changed begin anew");
     }
     (fresh, positions)

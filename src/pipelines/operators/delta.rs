@@ -69,7 +69,7 @@ impl Operator for Delta {
         let (name, data) = if whole {
             ("full", value)
         } else {
-            let before = serde_json::from_str(&last.json).unwrap_or_default();
+            let before = crate::pipelines::json::parse(last.json.as_bytes());
             let Some(patch) = diff(&before, &value) else { return Next::Drop };
             ("patch", patch)
         };

@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Held {
         let room = RoomName::stored(&kept.room).map_err(D::Error::custom)?;
         let priority = Lane::ALL.get(usize::from(kept.priority)).ok_or_else(|| D::Error::custom("no such priority"))?;
         // What cannot be parsed is null, as for every operator that asks for all of an event's data.
-        let data = serde_json::from_str(&kept.json).unwrap_or_default();
+        let data = crate::pipelines::json::parse(kept.json.as_bytes());
         let mut record = Record::made(room, &kept.kind, kept.key, kept.timestamp_ms, kept.arrived_ms, data);
         (record.seq, record.priority, record.change) = (kept.seq, *priority, kept.change);
         Ok(Self(record))

@@ -140,7 +140,7 @@ impl Join {
 
 fn parse(json: &str) -> Value {
     // We have written it ourselves.
-    serde_json::from_str(json).unwrap_or_default()
+    crate::pipelines::json::parse(json.as_bytes())
 }
 
 impl Operator for Join {
