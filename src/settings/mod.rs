@@ -7,6 +7,7 @@ pub mod auth;
 pub mod load;
 pub mod reload;
 pub mod schema;
+pub mod sinks;
 pub mod value;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tidegate_actors::OnFull;
 pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
+pub use self::sinks::Sinks;
 use crate::event::Ack;
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
@@ -44,6 +46,7 @@ pub struct Settings {
     pub host: Host,
     pub generator: Generator,
     pub pipelines: Pipelines,
+    pub sinks: Sinks,
     pub metrics_public: bool,
     pub audit: Audit,
     pub tracing: Tracing,
@@ -235,6 +238,7 @@ impl Settings {
 
     fn from_values(v: &Values, faults: &mut Vec<Fault>) -> Option<Self> {
         let auth = auth::read(v, faults);
+        let sinks = sinks::read(v, faults);
         let limits = limits(v, faults);
         if limits.body_bytes > limits.bodies_bytes {
             faults.push(Fault::Together(
@@ -286,6 +290,7 @@ impl Settings {
                 mailbox_messages: v.length("pipelines.mailbox_messages"),
                 mailbox_bytes: v.length("pipelines.mailbox_bytes"),
             },
+            sinks,
             metrics_public: v.flag("metrics.public"),
             audit: Audit {
                 file: v.text_if_given("audit.file").map(PathBuf::from),
