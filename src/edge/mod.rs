@@ -1,7 +1,7 @@
 //! The edge: the only part that knows HTTP. In come requests, out go the engine's answers in their dialects. Computes nothing itself.
 //!
 //! [`server`] accepts sockets and bounds them; [`native`] lists the routes; `auth` asks for a credential first; `stream` finds the transport for one URL, served by `ws`, `sse`
-//! and `poll`; `dialects` are the wire shapes; [`problem`] is how errors look.
+//! and `poll`; `dialects` are the wire shapes; `surfaces` speak existing dashboards' languages; [`problem`] is how errors look.
 
 mod answer;
 mod auth;
@@ -27,6 +27,7 @@ pub mod server;
 mod socket;
 mod sse;
 mod stream;
+mod surfaces;
 pub mod tls;
 mod wellformed;
 pub mod ws;

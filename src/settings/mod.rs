@@ -7,6 +7,7 @@ pub mod auth;
 pub mod load;
 pub mod reload;
 pub mod schema;
+pub mod surfaces;
 pub mod value;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tidegate_actors::OnFull;
 pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
+pub use self::surfaces::{Surface, Surfaces};
 use crate::event::Ack;
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
@@ -41,6 +43,7 @@ pub struct Settings {
     pub limits: Limits,
     pub heartbeat: Heartbeat,
     pub cors_origins: Vec<String>,
+    pub surfaces: Surfaces,
     pub host: Host,
     pub generator: Generator,
     pub pipelines: Pipelines,
@@ -268,6 +271,7 @@ impl Settings {
                 retry: v.time("heartbeat.retry"),
             },
             cors_origins,
+            surfaces: surfaces::read(v, faults),
             host: Host { enabled: v.flag("sources.host.enabled"), interval: v.time("sources.host.interval") },
             generator: Generator {
                 enabled: v.flag("sources.generator.enabled"),

@@ -3,6 +3,7 @@
 mod auth;
 mod rooms_and_limits;
 mod server;
+mod surfaces;
 
 use super::value::Kind;
 
@@ -34,7 +35,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// All settings, in the order in which `config/default.toml` shows them.
 pub fn all() -> impl Iterator<Item = &'static Setting> + Clone {
-    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS].into_iter().flatten()
+    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS, surfaces::SETTINGS].into_iter().flatten()
 }
 
 /// Limits that are built into what runs when the daemon starts.
