@@ -35,7 +35,7 @@ const BEGIN_MS: u64 = 1_763_619_000_000;
 const MEMORY_KEYS: usize = 1_000_000;
 
 /// Names of rows, and their steps. Where there are keys, there may be as many as [`MEMORY_KEYS`].
-const STEPS: [(&str, &str); 23] = [
+const STEPS: [(&str, &str); 24] = [
     ("filter", "op = 'filter'\nwhere = 'data.usage > 10.0'"),
     ("map", "op = 'map'\nset = { total = 'data.disk.free + data.disk.used' }\nremove = 'disk'"),
     ("flatten", "op = 'flatten'"),
@@ -65,6 +65,11 @@ const STEPS: [(&str, &str); 23] = [
          fields = { usage = ['mean', 'max', 'count'] }",
     ),
     ("aggregate", "op = 'aggregate'\nkeys_max = 2000000\nfields = { usage = ['mean', 'max', 'count'] }"),
+    (
+        "aggregate recent",
+        "op = 'aggregate'\nkeys_max = 2000000\nemit_every = '1s'\n\
+         recent = [{ name = 'last', events = 100, fields = { usage = ['mean', 'max'] } }, { name = 'now', age = '10s' }]",
+    ),
     ("aggregate p95", "op = 'aggregate'\nkeys_max = 2000000\nfields = { usage = 'p95' }"),
     ("delta", "op = 'delta'\nkeys_max = 2000000"),
     ("threshold", "op = 'threshold'\nfield = 'usage'\nabove = 90\nclear_above = 80\nhold = '1s'\nkeys_max = 2000000"),

@@ -36,6 +36,15 @@ impl Kept {
         if let Self::Number(bits) = self { Some(f64::from_bits(*bits)) } else { None }
     }
 
+    /// The value again.
+    pub(super) fn got(&self) -> Got<'_> {
+        match self {
+            Self::Flag(flag) => Got::Bool(*flag),
+            Self::Number(bits) => Got::Number(f64::from_bits(*bits)),
+            Self::Text(text) => Got::Text(text),
+        }
+    }
+
     pub(super) fn to_value(&self) -> Value {
         match self {
             Self::Flag(flag) => Value::from(*flag),
