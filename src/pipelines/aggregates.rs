@@ -39,6 +39,7 @@ use super::field::Field;
 use super::record::{Got, Record, number_value};
 use super::section::Section;
 use cell::Cell;
+pub(crate) use cell::Noted;
 use group::name_of;
 pub(crate) use group::{About, Grouping, made_kind, record_key};
 
@@ -143,6 +144,8 @@ pub(crate) struct Plan {
 pub(crate) struct Common {
     skip: bool,
     distinct_max: usize,
+    /// Whether what is counted are events, of which there are so many a second.
+    rates: bool,
     names: BTreeSet<String>,
 }
 
@@ -150,18 +153,18 @@ impl Common {
     /// Reads `missing` and `distinct_max`; the group's own fields take their names.
     pub(crate) fn read(section: &mut Section<'_, '_>, grouping: &Grouping) -> Self {
         let skip = section.choice("missing", &["dead_letter", "skip"], Some("dead_letter")) == "skip";
-        let mut common = Self::with(section, skip, &RESERVED);
+        let mut common = Self { skip, rates: true, ..Self::of_rows(section, &RESERVED) };
         for name in grouping.names() {
             common.take(section, "by", name);
         }
         common
     }
 
-    /// Reads `distinct_max`, of a step that has names of its own.
-    pub(crate) fn with(section: &mut Section<'_, '_>, skip: bool, reserved: &[&str]) -> Self {
+    /// Reads `distinct_max`, of a step whose figures are of rows of a table. These need not have all fields.
+    pub(crate) fn of_rows(section: &mut Section<'_, '_>, reserved: &[&str]) -> Self {
         let distinct_max = section.count_or("distinct_max", 1..=1_000_000, DISTINCT_MAX);
         let distinct_max = usize::try_from(distinct_max).unwrap_or(usize::MAX);
-        Self { skip, distinct_max, names: reserved.iter().map(|name| (*name).to_owned()).collect() }
+        Self { skip: true, distinct_max, rates: false, names: reserved.iter().map(|name| (*name).to_owned()).collect() }
     }
 
     /// Takes a figure's name; one that is taken is a fault of this setting.
@@ -205,6 +208,9 @@ impl Plan {
                     section.fault("fields", format!("there is no function {text:?}; there are: {}", known.join(", ")));
                     continue;
                 };
+                if *function == Function::Rate && !common.rates {
+                    section.fault("fields", "there is no rate of rows");
+                }
                 let name = format!("{prefix}{}_{text}", name_of(&planned.field));
                 common.take(section, "fields", &name);
                 planned.figures.push((name, *function));
@@ -237,26 +243,38 @@ impl Plan {
         totals.cells.iter().map(discriminant).eq(self.empty.cells.iter().map(discriminant))
     }
 
+    /// Whether values that were kept are those of this plan.
+    pub(crate) fn noted(&self, noted: &Noted) -> bool {
+        noted.len() == self.fields.len()
+    }
+
     /// An event's values.
     ///
     /// # Errors
     /// The field that it does not have or that is something else, and what was expected.
     pub(crate) fn values<'r>(&self, record: &'r Record) -> Result<Values<'r>, (&Field, &'static str)> {
-        let mut values = Values::new();
+        let (values, wrong) = self.fitting(record);
+        wrong.map_or(Ok(values), Err)
+    }
+
+    /// An event's values, what does not fit left out; and the first field that does not, with what was expected.
+    pub(crate) fn fitting<'r>(&self, record: &'r Record) -> (Values<'r>, Option<(&Field, &'static str)>) {
+        let (mut values, mut wrong) = (Values::new(), None);
         for planned in &self.fields {
             let value = record.get(&planned.field);
-            let fine = match value {
+            let fits = match value {
                 Got::Number(_) => true,
                 Got::Text(_) | Got::Bool(_) => !planned.numbers,
                 Got::Missing | Got::Null => self.skip,
                 Got::Tree(_) => false,
             };
-            if !fine {
-                return Err((&planned.field, if planned.numbers { "a number" } else { "text, a number or a flag" }));
+            if !fits {
+                let expected = if planned.numbers { "a number" } else { "text, a number or a flag" };
+                wrong = wrong.or(Some((&planned.field, expected)));
             }
-            values.push(value);
+            values.push(if fits { value } else { Got::Missing });
         }
-        Ok(values)
+        (values, wrong)
     }
 
     /// Whether an event has at least one of the fields; where there are no fields, each has.

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::cell::Kept;
-use super::{Common, Plan, Totals, Values, is_name};
+use super::{Common, Noted, Plan, Totals, Values, is_name};
 use crate::pipelines::field::Field;
 use crate::pipelines::record::{Got, Record};
 use crate::pipelines::section::Section;
@@ -81,7 +80,7 @@ struct Sample {
     /// When it came, by the clock.
     came_ms: u64,
     time_ms: u64,
-    values: Box<[Option<Kept>]>,
+    values: Noted,
 }
 
 impl Heap {
@@ -100,12 +99,6 @@ impl Heap {
     }
 }
 
-impl Sample {
-    fn values(&self) -> Values<'_> {
-        self.values.iter().map(|kept| kept.as_ref().map_or(Got::Missing, Kept::got)).collect()
-    }
-}
-
 impl Samples {
     fn push(&mut self, plan: &Plan, values: &[Got<'_>], time_ms: u64, came_ms: u64) {
         if self.chunks.back().is_none_or(|chunk| chunk.samples.len() >= CHUNK) {
@@ -116,8 +109,7 @@ impl Samples {
         if chunk.whole {
             chunk.heap.add(plan, values, time_ms);
         }
-        let values = values.iter().map(|value| Kept::of(*value)).collect();
-        chunk.samples.push_back(Sample { came_ms, time_ms, values });
+        chunk.samples.push_back(Sample { came_ms, time_ms, values: Noted::of(values) });
         self.len += 1;
     }
 
@@ -142,7 +134,7 @@ impl Samples {
             if chunk.whole {
                 all.merge(plan, &chunk.heap);
             } else {
-                chunk.samples.iter().for_each(|sample| all.add(plan, &sample.values(), sample.time_ms));
+                chunk.samples.iter().for_each(|sample| all.add(plan, &sample.values.values(), sample.time_ms));
             }
         }
         all
@@ -151,7 +143,7 @@ impl Samples {
     fn fits(&self, plan: &Plan) -> bool {
         let samples = || self.chunks.iter().flat_map(|chunk| &chunk.samples);
         samples().count() == self.len
-            && samples().all(|sample| sample.values.len() == plan.fields.len())
+            && samples().all(|sample| plan.noted(&sample.values))
             && self.chunks.iter().all(|chunk| !chunk.samples.is_empty() && plan.fits(&chunk.heap.totals))
     }
 }

@@ -14,6 +14,7 @@ mod map;
 mod patterns;
 mod place;
 mod rename;
+mod rollup;
 mod route;
 mod sample;
 mod threshold;
@@ -40,6 +41,7 @@ const OPERATORS: &[(&str, Read)] = &[
     ("batch", batch::read),
     ("window", window::read),
     ("aggregate", aggregate::read),
+    ("rollup", rollup::read),
     ("delta", delta::read),
     ("threshold", threshold::read),
     ("anomaly", anomaly::read),
