@@ -35,7 +35,7 @@ const BEGIN_MS: u64 = 1_763_619_000_000;
 const MEMORY_KEYS: usize = 1_000_000;
 
 /// Names of rows, and their steps. Where there are keys, there may be as many as [`MEMORY_KEYS`].
-const STEPS: [(&str, &str); 25] = [
+const STEPS: [(&str, &str); 26] = [
     ("filter", "op = 'filter'\nwhere = 'data.usage > 10.0'"),
     ("map", "op = 'map'\nset = { total = 'data.disk.free + data.disk.used' }\nremove = 'disk'"),
     ("flatten", "op = 'flatten'"),
@@ -53,6 +53,11 @@ const STEPS: [(&str, &str); 25] = [
     ("throttle", "op = 'throttle'\nperiod = '1s'\nkeys_max = 2000000"),
     ("debounce", "op = 'debounce'\nquiet = '5s'\nmax_wait = '10s'\nkeys_max = 2000000"),
     ("batch", "op = 'batch'\ncount = 100\ntime = '10s'\nkeys_max = 2000000"),
+    (
+        "gather",
+        "op = 'gather'\nperiod = '250ms'\n\
+         part = [{ name = 'busy', as = 'list', where = 'data.usage > 99.0' }, { name = 'hosts', as = 'rows' }]",
+    ),
     ("window tumbling", TUMBLING),
     (
         "window sliding",

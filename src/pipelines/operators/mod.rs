@@ -8,6 +8,7 @@ mod dedupe;
 mod delta;
 mod filter;
 mod flatten;
+mod gather;
 mod held;
 mod join;
 mod map;
@@ -39,6 +40,7 @@ const OPERATORS: &[(&str, Read)] = &[
     ("throttle", throttle::read),
     ("debounce", debounce::read),
     ("batch", batch::read),
+    ("gather", gather::read),
     ("window", window::read),
     ("aggregate", aggregate::read),
     ("rollup", rollup::read),
