@@ -240,9 +240,10 @@ impl App {
 
 /// Reads the pipelines' files.
 async fn read_pipelines(settings: &Settings) -> Result<Vec<Definition>, StartError> {
-    let pipelines = settings.pipelines.clone();
+    let (pipelines, surfaces) = (settings.pipelines.clone(), settings.surfaces.clone());
     let reading = tokio::task::spawn_blocking(move || {
-        pipelines::set::load(pipelines.dir.as_deref(), pipelines.dir_needed, pipelines.builtin)
+        let embedded = |name: &str| pipelines.builtin && surfaces.want(name);
+        pipelines::set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded)
     });
     reading.await.map_err(|panic| Fault::from(panic.to_string()))?.map_err(StartError::Pipelines)
 }

@@ -34,7 +34,8 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
                 return ExitCode::from(2);
             }
             let pipelines = &settings.pipelines;
-            match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, pipelines.builtin) {
+            let embedded = |name: &str| pipelines.builtin && settings.surfaces.want(name);
+            match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded) {
                 Ok(found) => {
                     let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
                     let _ = writeln!(out, "the settings are in order");

@@ -1,7 +1,7 @@
 //! The edge: the only part that knows HTTP. In come requests, out go the engine's answers in their dialects. Computes nothing itself.
 //!
 //! [`server`] accepts sockets and bounds them; [`native`] lists the routes; `auth` asks for a credential first; `stream` finds the transport for one URL, served by `ws`, `sse`
-//! and `poll`; `dialects` are the wire shapes; [`problem`] is how errors look.
+//! and `poll`; `dialects` are the wire shapes; `surfaces` speak existing dashboards' languages; [`problem`] is how errors look.
 
 mod answer;
 mod auth;
@@ -28,6 +28,8 @@ mod sinks;
 mod socket;
 mod sse;
 mod stream;
+#[allow(dead_code, reason = "the surfaces that use it come one by one")]
+mod surfaces;
 pub mod tls;
 mod wellformed;
 pub mod ws;

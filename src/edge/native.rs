@@ -1,4 +1,4 @@
-//! The routes of the native API. `docs/api.md` is its description.
+//! The routes of the native API, with those of the surfaces beside them. `docs/api.md` is its description.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -11,6 +11,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::caller::Caller;
 use super::problem::Problem;
+use super::surfaces::{self, refusals};
 use super::{
     Edge, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks, stream,
 };
@@ -42,6 +43,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/api/v1/auth/logout", post(login::logout))
         .route("/api/v1/auth/revoke", post(login::revoke))
         .route("/api/v1/auth/me", get(login::me))
+        .merge(surfaces::routes(&edge))
         // Which are allowed the router says itself.
         .method_not_allowed_fallback(|| async {
             let detail = "this resource does not answer this method";
@@ -49,6 +51,7 @@ pub fn router(edge: Edge) -> Router {
         })
         .fallback(|| async { Problem::not_found("there is nothing here") })
         .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
+        .layer(middleware::from_fn_with_state(edge.clone(), refusals::dress))
         .layer(cors)
         .layer(CatchPanicLayer::custom(|_| {
             tracing::error!("a request's handler panicked");

@@ -36,6 +36,17 @@ impl<'q> Params<'q> {
         Ok(Self(found))
     }
 
+    /// Takes of a query what has one of these names, the first of each: for clients that were made for another server, and say things of their own.
+    pub(super) fn pick(query: Option<&'q str>, names: &[&str]) -> Self {
+        let mut found: Vec<(Cow<'q, str>, Cow<'q, str>)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if names.contains(&&*name) && !found.iter().any(|(other, _)| *other == name) {
+                found.push((name, value));
+            }
+        }
+        Self(found)
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }

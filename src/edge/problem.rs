@@ -19,7 +19,7 @@ pub(super) fn whole_seconds(time: std::time::Duration) -> u64 {
 }
 
 /// An error as a client sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     kind: &'static str,
@@ -151,6 +151,12 @@ impl Problem {
         self.kind
     }
 
+    /// What is wrong with each item or field: objects with `item`, `field` (each where it is known) and `message`.
+    #[allow(dead_code, reason = "for surfaces, which come one by one")]
+    pub(super) fn errors(&self) -> &[Value] {
+        &self.errors
+    }
+
     /// The words for people.
     #[must_use]
     pub fn detail(&self) -> &str {
@@ -158,8 +164,13 @@ impl Problem {
     }
 }
 
+/// The problem that a response says, for whoever says it in other words.
+#[derive(Debug, Clone)]
+pub(super) struct Shown(pub(super) Box<Problem>);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let shown = Shown(Box::new(self.clone()));
         let mut body = json!({
             "type": format!("urn:tidegate:problem:{}", self.kind),
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -191,6 +202,7 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             out.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(shown);
         response
     }
 }

@@ -1,11 +1,11 @@
-//! Server-Sent Events: a connection whose actor is run by the task that writes the response.
+//! Server-Sent Events: a connection whose actor is run by the task that writes the response. What is written is for a dialect that can be [`Streamed`]: the native one, or a surface's.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
@@ -16,38 +16,75 @@ use super::caller::Caller;
 use super::dialects::sse::Sse;
 use super::problem::Problem;
 use super::stream::{self, Started, Wish};
+use crate::clock;
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Closing, Notice};
+use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::metrics::record;
-use crate::settings::Heartbeat;
+use crate::settings::{Heartbeat, Settings};
 
 /// What keeps proxies awake: a line that means nothing.
 const COMMENT: &[u8] = b":\n\n";
 
-/// Opens a stream.
+/// A dialect whose bytes go out as they are.
+pub(in crate::edge) trait Streamed: Dialect<Output = Bytes> {
+    /// Gathers lines that are no message: a comment, a field of the stream.
+    fn raw(&mut self, bytes: &[u8]);
+
+    /// Puts lines before everything that is gathered.
+    fn preface(&mut self, bytes: &[u8]);
+
+    /// Gathers what ends the stream as a whole, where its encoding asks for something.
+    fn finish(&mut self) {}
+
+    /// Headers of its own.
+    fn headers(&self, _: &mut HeaderMap) {}
+
+    /// After how long without an event the stream ends; `None` for never.
+    fn idle(_: &Settings) -> Option<Duration> {
+        None
+    }
+}
+
+impl Streamed for Sse {
+    fn raw(&mut self, bytes: &[u8]) {
+        Self::raw(self, bytes);
+    }
+
+    fn preface(&mut self, bytes: &[u8]) {
+        Self::preface(self, bytes);
+    }
+}
+
+/// Opens a native stream.
 pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish) -> Result<Response, Problem> {
     let settings = edge.settings();
     let (heartbeat, cursor_max) = (&settings.heartbeat, settings.limits.cursor_bytes);
     let dialect = Sse::new(heartbeat.interval, cursor_max);
-    let Started { mut connection, member, .. } = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
-    stream::check_cursor_length(&connection.handler().cursor(), cursor_max)?;
+    let mut started = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
+    stream::check_cursor_length(&started.connection.handler().cursor(), cursor_max)?;
+    Ok(serve(&edge, started))
+}
+
+/// Answers with the stream of a connection that has started.
+pub(in crate::edge) fn serve<D: Streamed>(edge: &Edge, started: Started<D>) -> Response {
+    let Started { mut connection, member, .. } = started;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // Proxies must neither keep, nor change, nor gather it.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    connection.handler().dialect().headers(&mut headers);
     // In a box: between two writes it is held twice, as state and in the future, and only a pointer of it should be.
-    let stream = Box::new(Stream::new(&edge, connection, member));
+    let stream = Box::new(Stream::new(edge, connection, member));
     let body = Body::from_stream(unfold(stream, |mut stream| async {
         let bytes = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), stream))
     }));
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        // Proxies must neither keep, nor change, nor gather it.
-        (header::CACHE_CONTROL, "no-cache, no-transform"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, body).into_response())
+    (headers, body).into_response()
 }
 
-struct Stream {
-    connection: Connection<Sse>,
+struct Stream<D: Streamed> {
+    connection: Connection<D>,
     _member: Member,
     /// Woken every [`Stream::period`]; never touched by a delivery, so that one costs no timer.
     timer: Pin<Box<Sleep>>,
@@ -57,17 +94,31 @@ struct Stream {
     first: bool,
     ended: bool,
     reconnect_spread: Duration,
+    idle: Option<Duration>,
+    opened: Instant,
 }
 
-impl Stream {
-    fn new(edge: &Edge, connection: Connection<Sse>, member: Member) -> Self {
+impl<D: Streamed> Stream<D> {
+    fn new(edge: &Edge, connection: Connection<D>, member: Member) -> Self {
         let now = Instant::now();
         let heartbeat = &edge.rooms.heartbeat();
         let timer = Box::pin(sleep_until(now + heartbeat.interval.min(heartbeat.comment)));
         let next_heartbeat = now + heartbeat.interval;
-        let reconnect_spread = edge.settings().server.reconnect_spread;
+        let settings = edge.settings();
+        let (reconnect_spread, idle) = (settings.server.reconnect_spread, D::idle(&settings));
         let (written, first, ended) = (false, true, false);
-        Self { connection, _member: member, timer, next_heartbeat, written, first, ended, reconnect_spread }
+        Self {
+            connection,
+            _member: member,
+            timer,
+            next_heartbeat,
+            written,
+            first,
+            ended,
+            reconnect_spread,
+            idle,
+            opened: now,
+        }
     }
 
     fn heartbeat(&mut self) -> &Heartbeat {
@@ -77,9 +128,10 @@ impl Stream {
     /// What is written next; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if std::mem::take(&mut self.first) {
-            let welcome = self.connection.handler().take().unwrap_or_default();
             let retry = format!("retry: {}\n", self.heartbeat().retry.as_millis());
-            return Some([retry.as_bytes(), &welcome].concat().into());
+            let session = self.connection.handler();
+            session.dialect().preface(retry.as_bytes());
+            return session.take();
         }
         if self.ended {
             return None;
@@ -112,6 +164,15 @@ impl Stream {
         } else if !self.written {
             session.dialect().raw(COMMENT);
         }
+        let delivered_ms = session.profile().books.delivered_at_ms.get();
+        let quiet = Duration::from_millis(clock::coarse_ms().saturating_sub(delivered_ms)).min(self.opened.elapsed());
+        if self.idle.is_some_and(|idle| quiet >= idle) {
+            // It comes back by its cursor, as after any break.
+            record::connection_cut("idle");
+            self.ended = true;
+            session.dialect().finish();
+            return session.take();
+        }
         self.written = false;
         self.timer.as_mut().reset(self.next_heartbeat.min(now + comment));
         session.take()
@@ -129,6 +190,7 @@ impl Stream {
             session.dialect().raw(format!("retry: {}\n", retry.as_millis()).as_bytes());
         }
         session.tell(&Notice::Error { code, message, retry });
+        session.dialect().finish();
         session.take()
     }
 }

@@ -1,4 +1,5 @@
-//! WebSocket: one task reads commands and writes what the connection's actor hands out, all that waits in one write.
+//! WebSocket: one task reads commands and writes what the connection's actor hands out, all that waits in one write. What is said in them is for a [`Talk`]: the native one is here, in
+//! `commands`, `parse` and `reply`; surfaces have their own.
 //!
 //! Commands are answered in their order. Publishes are under way together, up to [`PUBLISHES`]; while there are as many, nothing more is read from the client.
 
@@ -7,7 +8,7 @@ mod parse;
 mod reply;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,20 +21,18 @@ use tokio::time::{Instant, Sleep, sleep_until};
 // The version that axum has inside, whose errors say what was wrong.
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use self::reply::Reply;
 use super::Edge;
 use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
-use super::problem::{Problem, whole_seconds};
+use super::problem::Problem;
 use super::server::Peer;
 use super::stream::{self, Started, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Closing, Notice};
+use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::limits::{MessageRate, Verdict};
 use crate::metrics::record;
+use crate::settings::Settings;
 
-/// The subprotocol spoken where the client names one.
-const PROTOCOL: &str = "tidegate.v1+json";
 /// Publishes of one connection under way at once.
 const PUBLISHES: usize = 64;
 /// The read side is small, because there are many connections and clients say little; a longer message makes it grow.
@@ -54,7 +53,33 @@ const POLICY: u16 = 1008;
 /// In the range that is free for applications (RFC 6455, section 7.4.2): what was shown does not hold any more.
 const UNAUTHORIZED: u16 = 4401;
 
-/// Answers the upgrade; the connection starts before it, so that a refusal is an HTTP answer.
+/// What is said on a WebSocket: the dialect of what goes out, and what is made of what comes in.
+pub(in crate::edge) trait Talk: Dialect<Output = Messages> + Sized {
+    /// The subprotocols it is, where the client names some.
+    const PROTOCOLS: &'static [&'static str];
+
+    /// Does what a text message says, and gathers the answer.
+    fn command(serving: &mut Serving<Self>, text: &str) -> impl Future<Output = ()> + Send;
+
+    /// Gathers a message as it stands.
+    fn say(&mut self, text: String);
+
+    /// Gathers an error about a message that was not even looked at, or not understood as a whole.
+    fn refuse(&mut self, about: &str, code: &'static str, message: &str, retry: Option<Duration>);
+
+    /// How many messages a client may send a second and a minute; 0 means no limit.
+    fn rates(settings: &Settings) -> (u32, u32) {
+        let limits = &settings.limits;
+        (limits.per_connection_messages_per_second, limits.per_connection_messages_per_minute)
+    }
+
+    /// After how long without an event, and without a word of the client, the stream ends; `None` for never.
+    fn idle(_: &Settings) -> Option<Duration> {
+        None
+    }
+}
+
+/// Opens a native stream.
 pub(super) async fn open(
     edge: Edge,
     caller: Caller,
@@ -62,13 +87,19 @@ pub(super) async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
     let dialect = Ws::new(edge.settings().heartbeat.interval);
-    let Started { connection, member, .. } = stream::start(&edge, &caller, &wish, dialect, &record::WEBSOCKET).await?;
+    let started = stream::start(&edge, &caller, &wish, dialect, &record::WEBSOCKET).await?;
+    Ok(serve(edge, started, upgrade))
+}
+
+/// Answers the upgrade for a connection that has started; so a refusal is an HTTP answer.
+pub(in crate::edge) fn serve<T: Talk>(edge: Edge, started: Started<T>, upgrade: WebSocketUpgrade) -> Response {
+    let Started { connection, member, .. } = started;
     let settings = edge.settings();
     let max = settings.limits.message_bytes;
     // A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
     let cut = max.saturating_mul(4).saturating_add(64 << 10);
     let upgrade = upgrade
-        .protocols([PROTOCOL])
+        .protocols(T::PROTOCOLS.iter().copied())
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings().limits.event_bytes * 2 + max + (1 << 20))
@@ -76,14 +107,14 @@ pub(super) async fn open(
         .max_frame_size(cut);
     // In a box from the start: what is held across awaits by value counts twice in the task's memory.
     let mut serving = Box::new(Serving::new(edge, connection, member));
-    Ok(upgrade.on_upgrade(move |mut socket| async move {
+    upgrade.on_upgrade(move |mut socket| async move {
         let end = serving.run(&mut socket).await;
         if let Next::Close(code, reason) = &end {
             let connection = serving.connection.handler().id();
             tracing::debug!(connection, code, reason, "a WebSocket is closed by the daemon");
         }
         Box::pin(goodbye(socket, end)).await;
-    }))
+    })
 }
 
 /// What happens next on a connection.
@@ -93,7 +124,7 @@ enum What {
     /// This was read.
     Heard(Option<Result<Message, axum::Error>>),
     /// A publish was answered.
-    Published(Reply),
+    Published(String),
     /// It is time for a heartbeat.
     Beat,
     /// The actor has ended.
@@ -111,28 +142,42 @@ enum Next {
     Gone,
 }
 
-struct Serving {
-    edge: Edge,
-    connection: Connection<Ws>,
+/// A WebSocket that is served.
+pub(in crate::edge) struct Serving<T: Talk> {
+    pub(in crate::edge) edge: Edge,
+    pub(in crate::edge) connection: Connection<T>,
     _member: Member,
-    publishes: VecDeque<BoxFuture<'static, Reply>>,
+    /// Under way; each gives its answer.
+    publishes: VecDeque<BoxFuture<'static, String>>,
     /// When the client last said anything.
     heard: Instant,
+    /// When it last said something itself; pongs are its library's.
+    said_at: Instant,
     /// When it was last asked whether it lives, if it has not answered since.
     asked: Option<Instant>,
     opened: Instant,
     messages: MessageRate,
 }
 
-impl Serving {
-    fn new(edge: Edge, connection: Connection<Ws>, member: Member) -> Self {
+impl<T: Talk> Serving<T> {
+    fn new(edge: Edge, connection: Connection<T>, member: Member) -> Self {
         let (now, messages) = (Instant::now(), MessageRate::default());
         let publishes = VecDeque::new();
-        Self { edge, connection, _member: member, publishes, heard: now, asked: None, opened: now, messages }
+        Self {
+            edge,
+            connection,
+            _member: member,
+            publishes,
+            heard: now,
+            said_at: now,
+            asked: None,
+            opened: now,
+            messages,
+        }
     }
 
     /// Who sends its commands, and what that one may do now: made when it is asked for, because there are many connections and few commands.
-    fn caller(&mut self) -> Caller {
+    pub(in crate::edge) fn caller(&mut self) -> Caller {
         let profile = self.connection.handler().profile();
         let peer = Peer { address: None, tls: false };
         Caller { identity: profile.identity(), ip: profile.ip, peer, kill: profile.kill.clone() }
@@ -178,7 +223,7 @@ impl Serving {
                     Box::pin(self.heard(message)).await
                 }
                 What::Published(reply) => {
-                    self.connection.handler().dialect().say(reply.into_text());
+                    self.said(reply);
                     Next::On
                 }
                 What::Beat => {
@@ -212,8 +257,28 @@ impl Serving {
         }
     }
 
+    /// Gathers an answer that was under way.
+    fn said(&mut self, text: String) {
+        self.connection.handler().dialect().say(text);
+    }
+
+    /// When something was last delivered or heard.
+    fn quiet_since(&mut self) -> Instant {
+        let delivered_ms = self.connection.handler().profile().books.delivered_at_ms.get();
+        let ago = Duration::from_millis(crate::clock::coarse_ms().saturating_sub(delivered_ms));
+        let delivered = Instant::now().checked_sub(ago).unwrap_or(self.opened);
+        self.said_at.max(delivered).max(self.opened)
+    }
+
     async fn beat(&mut self, socket: &mut WebSocket) -> Next {
         let now = Instant::now();
+        if let Some(idle) = T::idle(&self.edge.settings())
+            && self.quiet_since() + idle <= now
+        {
+            record::connection_cut("idle");
+            // It comes back by its cursor, as after any break.
+            return Next::Close(NORMAL, "idle");
+        }
         match self.asked.filter(|asked| self.heard < *asked) {
             Some(asked) if now - asked >= self.edge.settings().heartbeat.timeout => {
                 record::connection_cut("silent");
@@ -253,8 +318,8 @@ impl Serving {
             Some(Ok(Message::Binary(bytes))) if bytes.len() > max => self.too_big(max),
             Some(Ok(Message::Text(text))) => self.take_message(&text).await,
             Some(Ok(Message::Binary(_))) => {
-                let reply = Reply::error(None, "binary_unsupported", "commands are JSON in text frames");
-                self.connection.handler().dialect().say(reply.into_text());
+                let message = "commands are JSON in text frames";
+                self.connection.handler().dialect().refuse("", "binary_unsupported", message, None);
                 Next::On
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Next::On,
@@ -266,21 +331,18 @@ impl Serving {
 
     /// Does what a message says, unless there were too many.
     async fn take_message(&mut self, text: &str) -> Next {
-        let settings = self.edge.settings();
-        let limits = &settings.limits;
-        let (second, minute) = (limits.per_connection_messages_per_second, limits.per_connection_messages_per_minute);
+        self.said_at = self.heard;
+        let (second, minute) = T::rates(&self.edge.settings());
         let code = "rate_limited";
         let message = |limit: &str| format!("more messages than {limit} allows");
         match self.messages.check(second, minute) {
             Verdict::Take => {
-                self.command(text).await;
+                T::command(self, text).await;
                 Next::On
             }
             Verdict::Refuse(limit, wait) => {
                 record::request_refused("rate-limited");
-                let reply = Reply::error(parse::id_of(text), code, &message(limit));
-                let reply = reply.field("retryAfter", whole_seconds(wait));
-                self.connection.handler().dialect().say(reply.into_text());
+                self.connection.handler().dialect().refuse(text, code, &message(limit), Some(wait));
                 Next::On
             }
             Verdict::End(limit) => {
@@ -320,7 +382,7 @@ async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::E
 }
 
 /// Waits for the oldest publish under way; answers come in the order of the publishes.
-async fn answered(publishes: &mut VecDeque<BoxFuture<'static, Reply>>) -> Reply {
+async fn answered(publishes: &mut VecDeque<BoxFuture<'static, String>>) -> String {
     let reply = poll_fn(|cx| match publishes.front_mut() {
         Some(first) => first.as_mut().poll(cx),
         None => Poll::Pending,

@@ -19,13 +19,18 @@ pub const EMBEDDED: &[(&str, &str)] = &[
     ("host_windows", include_str!("../../config/pipelines/host_windows.toml")),
 ];
 
-/// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault.
+/// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault, `embedded`
+/// whether one in the binary is wanted.
 ///
 /// # Errors
 /// Every fault at once.
-pub fn load(directory: Option<&Path>, needed: bool, embedded: bool) -> Result<Vec<Definition>, Vec<Fault>> {
+pub fn load(
+    directory: Option<&Path>,
+    needed: bool,
+    embedded: impl Fn(&str) -> bool,
+) -> Result<Vec<Definition>, Vec<Fault>> {
     let (mut texts, mut faults) = (BTreeMap::new(), Vec::new());
-    for (name, text) in EMBEDDED.iter().filter(|_| embedded) {
+    for (name, text) in EMBEDDED.iter().filter(|(name, _)| embedded(name)) {
         texts.insert((*name).to_owned(), (format!("{name}.toml (in the program)"), (*text).to_owned(), None));
     }
     match directory.map(std::fs::read_dir) {
@@ -165,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_pipelines_in_the_binary_are_in_order() {
-        assert_eq!(load(None, false, true).map(|all| all.len()).unwrap_or(0), EMBEDDED.len());
+        assert_eq!(load(None, false, |_| true).map(|all| all.len()).unwrap_or(0), EMBEDDED.len());
     }
 
     #[test]
@@ -177,22 +182,22 @@ mod tests {
             "[pipeline]\nfrom = \"x\"\nenabled = false\n[[output]]\nroom=\"y\"",
         )
         .unwrap();
-        let loaded = load(Some(dir.path()), true, true).unwrap();
+        let loaded = load(Some(dir.path()), true, |_| true).unwrap();
         assert!(loaded.len() == EMBEDDED.len() - 1 && loaded.iter().all(|one| one.name != name));
         std::fs::write(
             dir.path().join("bad.toml"),
             "[pipeline]\nfrom = \"x\"\n[[step]]\nop = \"filter\"\nwher = \"true\"\n",
         )
         .unwrap();
-        let faults = load(Some(dir.path()), true, false).unwrap_err();
+        let faults = load(Some(dir.path()), true, |_| false).unwrap_err();
         let text = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(
             text.contains("bad.toml:5:1: step 1 (filter): there is no setting wher; did you mean where?"),
             "{text}"
         );
         assert!(
-            load(Some(&dir.path().join("none")), true, false).is_err()
-                && load(Some(&dir.path().join("none")), false, false).is_ok()
+            load(Some(&dir.path().join("none")), true, |_| false).is_err()
+                && load(Some(&dir.path().join("none")), false, |_| false).is_ok()
         );
     }
 }

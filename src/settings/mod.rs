@@ -8,6 +8,7 @@ pub mod load;
 pub mod reload;
 pub mod schema;
 pub mod sinks;
+pub mod surfaces;
 pub mod value;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
 pub use self::sinks::Sinks;
+pub use self::surfaces::{Surface, Surfaces};
 use crate::event::Ack;
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
@@ -43,6 +45,7 @@ pub struct Settings {
     pub limits: Limits,
     pub heartbeat: Heartbeat,
     pub cors_origins: Vec<String>,
+    pub surfaces: Surfaces,
     pub host: Host,
     pub generator: Generator,
     pub pipelines: Pipelines,
@@ -272,6 +275,7 @@ impl Settings {
                 retry: v.time("heartbeat.retry"),
             },
             cors_origins,
+            surfaces: surfaces::read(v, faults),
             host: Host { enabled: v.flag("sources.host.enabled"), interval: v.time("sources.host.interval") },
             generator: Generator {
                 enabled: v.flag("sources.generator.enabled"),

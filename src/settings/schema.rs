@@ -4,6 +4,7 @@ mod auth;
 mod rooms_and_limits;
 mod server;
 mod sinks;
+mod surfaces;
 
 use super::value::Kind;
 
@@ -35,7 +36,9 @@ const DAY: u64 = 24 * HOUR;
 
 /// All settings, in the order in which `config/default.toml` shows them.
 pub fn all() -> impl Iterator<Item = &'static Setting> + Clone {
-    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS, sinks::SETTINGS].into_iter().flatten()
+    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS, sinks::SETTINGS, surfaces::SETTINGS]
+        .into_iter()
+        .flatten()
 }
 
 /// Limits that are built into what runs when the daemon starts.

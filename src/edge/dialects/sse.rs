@@ -54,6 +54,13 @@ impl Sse {
         self.gathered.put_slice(bytes);
     }
 
+    /// Puts bytes before everything that is gathered.
+    pub(in crate::edge) fn preface(&mut self, bytes: &[u8]) {
+        self.spill();
+        let rest = std::mem::replace(&mut self.gathered, BytesMut::from(bytes));
+        self.gathered.put_slice(&rest);
+    }
+
     fn spill(&mut self) {
         if let Some(single) = self.single.take() {
             self.gathered.put_slice(&single);

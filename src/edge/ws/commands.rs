@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use smallvec::smallvec;
 
 use super::super::contract::aligned;
-use super::super::problem::Problem;
+use super::super::dialects::ws::Ws;
+use super::super::problem::{Problem, whole_seconds};
 use super::super::publish::may as may_publish;
 use super::super::stream::{check_cursor, check_rights, parse_patterns};
-use super::Serving;
-use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, contract, parse, start};
+use super::parse::{Command, Parsed, Publish, Refresh, Subscribe, contract, id_of, parse, start};
 use super::reply::{Reply, body_error, invalid};
+use super::{Serving, Talk};
 use crate::audit::Entry;
 use crate::clock;
 use crate::engine::connections::{Contract, Notice};
@@ -21,19 +23,34 @@ use crate::event::incoming::{BodyLimits, Format, parse as parse_body};
 use crate::event::{Ack, Pattern, RoomName};
 use crate::metrics::record;
 
-impl Serving {
-    /// Does what a client says and gathers the answer.
-    pub(super) async fn command(&mut self, text: &str) {
-        let depth = self.edge.settings().limits.json_depth;
+impl Talk for Ws {
+    const PROTOCOLS: &'static [&'static str] = &["tidegate.v1+json"];
+
+    async fn command(serving: &mut Serving<Self>, text: &str) {
+        let depth = serving.edge.settings().limits.json_depth;
         let reply = match parse(text, depth) {
-            Ok(parsed) => self.obey(parsed).await.unwrap_or_else(Some),
+            Ok(parsed) => serving.obey(parsed).await.unwrap_or_else(Some),
             Err(reply) => Some(reply),
         };
         if let Some(reply) = reply {
-            self.connection.handler().dialect().say(reply.into_text());
+            serving.connection.handler().dialect().say(reply.into_text());
         }
     }
 
+    fn say(&mut self, text: String) {
+        Self::say(self, text);
+    }
+
+    fn refuse(&mut self, about: &str, code: &'static str, message: &str, retry: Option<Duration>) {
+        let mut reply = Reply::error(id_of(about), code, message);
+        if let Some(wait) = retry {
+            reply = reply.field("retryAfter", whole_seconds(wait));
+        }
+        self.say(reply.into_text());
+    }
+}
+
+impl Serving<Ws> {
     async fn obey(&mut self, Parsed { id, command }: Parsed<'_>) -> Result<Option<Reply>, Reply> {
         match command {
             Command::Subscribe(command) => self.subscribe(id, command).await,
@@ -135,13 +152,14 @@ impl Serving {
         let pending = self.edge.ingest.submit(room.clone(), smallvec![event], ack);
         let (id, limit) = (id.map(str::to_owned), self.edge.rooms.log().sync_timeout());
         self.publishes.push_back(Box::pin(async move {
-            match pending.wait(limit).await {
+            let reply = match pending.wait(limit).await {
                 Ok(receipt) => Reply::new("published", id.as_deref())
                     .text("room", room.as_str())
                     .field("seq", receipt.last_seq)
                     .text("ack", ack.name()),
                 Err(error) => Reply::problem(id.as_deref(), &error.into()),
-            }
+            };
+            reply.into_text()
         }));
         Ok(None)
     }

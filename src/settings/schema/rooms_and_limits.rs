@@ -220,6 +220,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "\"256KiB\"",
         "What the operating system may hold for one connection that does not read.",
     ),
+    setting(
+        "limits.idle_timeout",
+        Kind::Time(0, 365 * DAY),
+        "\"5m\"",
+        "A stream of the surface overview ends after so long without an event and without a word of its client; it resumes by its cursor. 0 means never.",
+    ),
     setting("limits.poll_wait_max", Kind::Time(0, 10 * MINUTE), "\"60s\"", "The longest wait= of a long-poll."),
     setting("heartbeat.interval", Kind::Time(10, HOUR), "\"30s\"", "Between two heartbeats, which carry the cursor."),
     setting(
@@ -296,6 +302,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     setting("pipelines.mailbox_bytes", Kind::Size(KIB, TIB), "\"16MiB\"", "Their bytes."),
     setting("metrics.public", Kind::Flag, "false", "Whether /metrics needs no credential."),
+    setting(
+        "metrics.stream_public",
+        Kind::Flag,
+        "false",
+        "Whether the streams of the surface metrics may be read without a credential.",
+    ),
     setting(
         "audit.file",
         Kind::Text,

@@ -1,0 +1,73 @@
+//! Opening a surface's stream: one URL, WebSocket where the client upgrades, else Server-Sent Events.
+
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::voice::{OverSse, OverWebSocket, Voice};
+use crate::edge::caller::Caller;
+use crate::edge::params::Params;
+use crate::edge::problem::Problem;
+use crate::edge::stream::{self, Started, Wish};
+use crate::edge::{Edge, sse, wellformed, ws};
+use crate::engine::connections::Contract;
+use crate::engine::rooms::StartAt;
+use crate::event::Pattern;
+use crate::metrics::record;
+
+/// What of a stream is the surface's: which rooms, how they are served, and where a client begins that does not say.
+pub(in crate::edge) struct Offer {
+    pub(in crate::edge) patterns: Vec<Pattern>,
+    pub(in crate::edge) contract: Option<Arc<Contract>>,
+    pub(in crate::edge) start: StartAt,
+    /// Whether anybody may read it, whatever the rooms' rights say.
+    pub(in crate::edge) public: bool,
+}
+
+/// Where a client begins: its `Last-Event-ID` header, else `?last_event_id=`, `?after=`, `?since=` or `?tail=`, else `otherwise`.
+pub(in crate::edge) fn start(request: &Request, otherwise: StartAt) -> Result<StartAt, Problem> {
+    let params = Params::pick(request.uri().query(), &["after", "last_event_id", "since", "tail"]);
+    let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
+    Ok(params.start(header)?.unwrap_or(otherwise))
+}
+
+/// Whether a request wants a WebSocket.
+pub(in crate::edge) fn is_websocket(request: &Request) -> bool {
+    wellformed::wants_websocket(request.headers())
+}
+
+/// Starts the connection on the transport that the client asks for.
+pub(in crate::edge) async fn open<V: Voice>(
+    edge: Edge,
+    caller: Caller,
+    request: Request,
+    offer: Offer,
+    voice: V,
+) -> Result<Response, Problem> {
+    let start = start(&request, offer.start)?;
+    stream::check_cursor(&offer.patterns, &start)?;
+    if !offer.public {
+        stream::check_rights(&caller.identity.rights, &offer.patterns)?;
+    }
+    let wish = Wish { patterns: offer.patterns, start, contract: offer.contract };
+    if is_websocket(&request) {
+        let upgrade = upgrade(request).await?;
+        let started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+        return Ok(ws::serve(edge, started, upgrade));
+    }
+    let dialect = OverSse::new(voice, request.headers());
+    let mut started: Started<_> = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
+    stream::check_cursor_length(&started.connection.handler().cursor(), edge.settings().limits.cursor_bytes)?;
+    Ok(sse::serve(&edge, started))
+}
+
+/// Takes a request's upgrade, if it is a right one.
+pub(in crate::edge) async fn upgrade(request: Request) -> Result<WebSocketUpgrade, Problem> {
+    let (mut parts, _) = request.into_parts();
+    wellformed::check_handshake(&mut parts.headers)?;
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))
+}

@@ -1,0 +1,20 @@
+//! The surface `wells`.
+
+use axum::Router;
+
+use super::refusals::{Asked, Worded};
+use crate::edge::Edge;
+use crate::edge::problem::Problem;
+
+/// Where its errors are in its own words.
+pub(super) const PATHS: [&str; 3] = ["/api/v1/sse", "/api/v1/telemetry", "/socket.io"];
+
+/// Its routes.
+pub(super) fn routes() -> Router<Edge> {
+    Router::new()
+}
+
+/// A refusal in its words.
+pub(super) fn refusal(_: &Problem, _: &Asked<'_>) -> Option<Worded> {
+    None
+}

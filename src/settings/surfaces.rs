@@ -1,0 +1,87 @@
+//! The settings of surfaces, typed: a structure for each, and which are served.
+
+use std::time::Duration;
+
+use super::Fault;
+use super::load::Values;
+
+/// A set of endpoints for an existing dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names; docs/surfaces.md says what each is")]
+pub enum Surface {
+    Overview,
+    Metrics,
+    Wells,
+    Analytics,
+    Buffer,
+}
+
+impl Surface {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Overview, Self::Metrics, Self::Wells, Self::Analytics, Self::Buffer];
+
+    /// Its name; its pipelines are called `NAME_…`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "overview",
+            Self::Metrics => "metrics",
+            Self::Wells => "wells",
+            Self::Analytics => "analytics",
+            Self::Buffer => "buffer",
+        }
+    }
+}
+
+/// The settings of all surfaces.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Surfaces {
+    pub enabled: Vec<Surface>,
+    pub overview: Overview,
+    pub metrics: Metrics,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Overview {
+    pub idle_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Metrics {
+    pub stream_public: bool,
+}
+
+impl Surfaces {
+    /// Whether a pipeline of this name in the program is wanted: one of a surface that is served, or of none.
+    #[must_use]
+    pub fn want(&self, pipeline: &str) -> bool {
+        let of = Surface::ALL.into_iter().find(|surface| {
+            pipeline.strip_prefix(surface.name()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        });
+        of.is_none_or(|surface| self.enabled.contains(&surface))
+    }
+}
+
+pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
+    let mut enabled = Vec::new();
+    for name in v.list("surfaces.enabled") {
+        match Surface::ALL.into_iter().find(|surface| surface.name() == name) {
+            Some(surface) if enabled.contains(&surface) => {}
+            Some(surface) => enabled.push(surface),
+            None => {
+                let all = Surface::ALL.map(Surface::name).join(", ");
+                faults.push(Fault::Together(format!(
+                    "surfaces.enabled: there is no surface {name:?}; expected some of {all}"
+                )));
+            }
+        }
+    }
+    Surfaces {
+        enabled,
+        overview: Overview { idle_timeout: Some(v.time("limits.idle_timeout")).filter(|time| !time.is_zero()) },
+        metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
+    }
+}
