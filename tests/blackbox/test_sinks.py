@@ -13,7 +13,7 @@ import requests
 
 from harness.api import numbers, problem, seqs
 from harness.pipelines import ADMIN, SETTINGS
-from harness.postgres import NAME, PASSWORD, Postgres
+from harness.postgres import NAME, PASSWORD, USER, Postgres
 from harness.process import eventually
 
 ROOMS = ["messages", *(f"well:{number}" for number in range(4))]
@@ -555,6 +555,20 @@ def test_an_address_that_is_wrong_is_told_without_its_password(start_daemon, url
         result = daemon.run(command, SINK__DATABASE_URL=url)
         assert result.code != 0 and "sink.database_url" in result.stderr, result
         assert PASSWORD not in result.stderr + result.stdout
+
+
+def test_the_database_s_password_stands_nowhere(start, postgres):
+    postgres.query("CREATE ROLE guarded SUPERUSER LOGIN PASSWORD 'another'")
+    rules = postgres.data / "pg_hba.conf"
+    rules.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    postgres.query("SELECT pg_reload_conf()")
+    daemon = start(SINK__DATABASE_URL=postgres.url.replace(f"{USER}:", "guarded:"), LOGGING__LEVEL="trace")
+    daemon.publish_numbers("messages", range(60))
+    eventually(lambda: "password authentication failed" in (sink(daemon, "buffer")["failing"] or ""), "the sink says that it is not let in")
+    postgres.query(f"ALTER ROLE guarded PASSWORD '{PASSWORD}'")
+    exactly(daemon, postgres)
+    answers = [daemon.get(path, key=ADMIN).text for path in ("/v1/sinks", "/v1/sinks/buffer/events", "/api/health", "/metrics", "/v1/connections")]
+    assert not any(PASSWORD in text for text in [*answers, daemon.log_text(), daemon.output_text()])
 
 
 def test_settings_of_sinks_are_checked(start_daemon):
