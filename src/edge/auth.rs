@@ -20,8 +20,8 @@ use crate::metrics::record;
 
 /// What is open to all.
 const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
-/// And the files of the page that describes the API.
-const OPEN_FILES: &str = "/docs/";
+/// And the files of the page that describes the API, and examples of clients.
+const OPEN_FILES: [&str; 2] = ["/docs/", "/examples/"];
 /// The session cookie's name.
 pub(super) const COOKIE: &str = "tidegate_session";
 
@@ -44,8 +44,9 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     let ip = client_ip(&edge, &request);
     request.extensions_mut().insert(ClientIp(ip));
     let path = request.uri().path();
-    let is_open =
-        OPEN.contains(&path) || path.starts_with(OPEN_FILES) || (path == "/metrics" && edge.settings().metrics_public);
+    let is_open = OPEN.contains(&path)
+        || OPEN_FILES.iter().any(|files| path.starts_with(files))
+        || (path == "/metrics" && edge.settings().metrics_public);
     if is_open {
         return next.run(request).await;
     }
