@@ -1,4 +1,6 @@
-//! The surface `wells`.
+//! The surface `wells`: telemetry, alerts and diagnostics of wells, in rooms `well:{well_id}`. [`shape`] is how an event looks on each of its streams, [`socketio`] the Socket.IO server.
+
+pub(in crate::edge) mod shape;
 
 use axum::Router;
 
