@@ -1,6 +1,7 @@
 //! The surface `wells`: telemetry, alerts and diagnostics of wells, in rooms `well:{well_id}`. [`shape`] is how an event looks on each of its streams, [`socketio`] the Socket.IO server.
 
 pub(in crate::edge) mod shape;
+pub(in crate::edge) mod socketio;
 
 use axum::Router;
 
@@ -13,7 +14,7 @@ pub(super) const PATHS: [&str; 3] = ["/api/v1/sse", "/api/v1/telemetry", "/socke
 
 /// Its routes.
 pub(super) fn routes() -> Router<Edge> {
-    Router::new()
+    Router::new().merge(socketio::routes())
 }
 
 /// A refusal in its words.

@@ -216,7 +216,8 @@ impl Session {
         }
         let rooms = edge.rooms.all();
         let wells = rooms.iter().filter(|room| room.name().as_str().starts_with(NAMESPACE));
-        let followed: Vec<usize> = wells.map(|room| room.subscribers()).filter(|subscribers| *subscribers > 0).collect();
+        let followed: Vec<usize> =
+            wells.map(|room| room.subscribers()).filter(|subscribers| *subscribers > 0).collect();
         json!({
             "started_at": clock::rfc3339(edge.started_ms),
             "uptime_seconds": edge.started.elapsed().as_secs(),
@@ -258,7 +259,8 @@ fn room(wanted: &Wanted<'_>) -> Result<RoomName, Fault> {
 /// Where a subscription begins: with the next event, if it does not say.
 fn start(wanted: &Wanted<'_>) -> Result<StartAt, Fault> {
     let given = [wanted.after, wanted.last_event_id];
-    let said = given.iter().flatten().count() + usize::from(wanted.since.is_some()) + usize::from(wanted.tail.is_some());
+    let said =
+        given.iter().flatten().count() + usize::from(wanted.since.is_some()) + usize::from(wanted.tail.is_some());
     if said > 1 {
         return Err(invalid("at most one of after, last_event_id, since and tail says where to begin"));
     }

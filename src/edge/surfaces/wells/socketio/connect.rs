@@ -92,7 +92,7 @@ impl Session {
     async fn sign_in(&mut self, auth: &Auth) -> Result<(), Refused> {
         let identity = self.identify(auth).await?;
         let settings = self.edge.settings();
-        let (window, max) = (settings.wells.recovery_window, settings.wells.recovery_max);
+        let (window, max) = (settings.surfaces.wells.recovery_window, settings.surfaces.wells.recovery_max);
         let recovers = self.guest.recovers && !window.is_zero() && max > 0;
         let (claimed, kept) = match (recovers, auth.pid.as_str(), auth.offset.as_str()) {
             (false, _, _) => (false, None),

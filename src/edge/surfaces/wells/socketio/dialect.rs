@@ -2,21 +2,20 @@
 //!
 //! An offset says where its reader stands in each of its rooms, so that it can come back to it (`recovery`); it is the last argument of every event after which the reader stands somewhere else.
 
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use axum::extract::ws::Utf8Bytes;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
+use super::super::super::encoded::{Encoded, Message};
 use super::super::shape::{shape, well_id};
 use super::packet;
 use crate::clock;
 use crate::edge::problem::whole_seconds;
 use crate::engine::connections::dialect::Position;
 use crate::engine::connections::{Dialect, Notice};
-use crate::event::{Event, RoomKey, cursor};
+use crate::event::{Event, cursor};
 use crate::metrics::record;
 
 /// What goes out at once; most often one packet, which needs no allocation.
@@ -24,10 +23,6 @@ pub(super) type Packets = SmallVec<[Utf8Bytes; 1]>;
 
 /// With more rooms only the last event of a write has an offset: a client keeps the last one it saw.
 const OFFSETS_ROOMS: usize = 8;
-/// So many packets are remembered, for all who read the same event within moments; 4 MiB at most.
-const REMEMBERED: usize = 256;
-/// Larger ones are made anew.
-const REMEMBERED_BYTES: usize = 8 << 10;
 
 /// Gathers packets.
 #[derive(Debug)]
@@ -139,7 +134,8 @@ impl Dialect for Sio {
         match notice {
             Notice::Welcome { .. } => {
                 let who = &*self.subject;
-                let body = json!({ "message": "connected to tidegate", "user_id": who, "username": who, "timestamp": now });
+                let body =
+                    json!({ "message": "connected to tidegate", "user_id": who, "username": who, "timestamp": now });
                 self.tell_at("connected", &body, "");
             }
             // Engine.IO has its own.
@@ -189,36 +185,22 @@ impl Dialect for Sio {
     }
 }
 
-/// An event's packet, as it was made lately.
-type Place = Mutex<Option<(RoomKey, u64, bool, Utf8Bytes)>>;
-
 /// The packets that were made last: all who follow the same room ask for them within moments.
-static RECENT: LazyLock<Vec<Place>> = LazyLock::new(|| (0..REMEMBERED).map(|_| Mutex::default()).collect());
-static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+static ENCODED: Encoded = Encoded::new();
 
 /// An event's packet; with the offset of a reader that follows this room alone, or without.
 fn remembered(event: &Event, offset: bool) -> Utf8Bytes {
-    let mut hasher = HASHER.build_hasher();
-    (&event.room, offset).hash(&mut hasher);
-    let at = usize::try_from(hasher.finish().wrapping_add(event.seq) % REMEMBERED as u64).unwrap_or(0);
-    let place = &RECENT[at];
-    if let Some((room, seq, with, packet)) = &*place.lock()
-        && (*seq, *with) == (event.seq, offset)
-        && *room == event.room
-    {
-        return packet.clone();
-    }
-    let (name, body) = shape(event);
-    let offset_text = offset.then(|| {
-        let mut text = String::new();
-        cursor::write(std::iter::once((event.room.name(), event.seq)), &mut text);
-        text
+    let messages = ENCODED.of(event, if offset { "socketio with its offset" } else { "socketio" }, || {
+        let (name, body) = shape(event);
+        let offset = offset.then(|| {
+            let mut text = String::new();
+            cursor::write(std::iter::once((event.room.name(), event.seq)), &mut text);
+            text
+        });
+        smallvec![Arc::new(Message::new(None, packet::event(name, &body, offset.as_deref()).as_bytes()))]
     });
-    let packet: Utf8Bytes = packet::event(name, &body, offset_text.as_deref()).into();
-    if packet.len() <= REMEMBERED_BYTES {
-        *place.lock() = Some((event.room.clone(), event.seq, offset, packet.clone()));
-    }
-    packet
+    // It was written as text, so there is one and it is text.
+    messages.first().and_then(|message| message.json().try_into().ok()).unwrap_or(packet::NOOP)
 }
 
 #[cfg(test)]
@@ -226,7 +208,7 @@ fn remembered(event: &Event, offset: bool) -> Utf8Bytes {
 mod tests {
     use super::*;
     use crate::engine::rooms::Gap;
-    use crate::event::{Lane, Parts, RoomName};
+    use crate::event::{Lane, Parts, RoomKey, RoomName};
     use tidegate_actors::Policy;
 
     struct At(usize, &'static str);
@@ -246,7 +228,17 @@ mod tests {
     }
 
     fn event(room: &RoomKey, seq: u64) -> Arc<Event> {
-        let parts = Parts { seq, arrived_ms: 0, timestamp_ms: 0, priority: Lane::Normal, kind: "alert", key: None, id: None, change: false, data: b"{}" };
+        let parts = Parts {
+            seq,
+            arrived_ms: 0,
+            timestamp_ms: 0,
+            priority: Lane::Normal,
+            kind: "alert",
+            key: None,
+            id: None,
+            change: false,
+            data: b"{}",
+        };
         Arc::new(Event::new(room, &parts))
     }
 
@@ -305,7 +297,11 @@ mod tests {
         assert_eq!(offsets(&sio.take(&At(9, "x=2")).unwrap()), [None, Some("x=2".into())]);
         sio.event(&event(&room, 3), &At(9, "x=3"));
         sio.notice(&Notice::Gap { room: room.name(), gap: Gap { after: 3, first_seq: 9 } }, &At(9, "x=8"));
-        assert_eq!(offsets(&sio.take(&At(9, "x=8")).unwrap()), [None, Some("x=8".into())], "a gap is not stepped over untold");
+        assert_eq!(
+            offsets(&sio.take(&At(9, "x=8")).unwrap()),
+            [None, Some("x=8".into())],
+            "a gap is not stepped over untold"
+        );
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub(super) struct Packet<'a> {
 pub(super) fn packet(text: &str) -> Result<Packet<'_>, Malformed> {
     let (digit, rest) = text.split_at_checked(1).ok_or(Malformed("a Socket.IO packet is empty"))?;
     let (attachments, rest) = if matches!(digit, "5" | "6") { attachments(rest)? } else { (0, rest) };
-    let (namespace, rest) = if rest.starts_with('/') { rest.split_once(',').unwrap_or((rest, "")) } else { ("/", rest) };
+    let (namespace, rest) =
+        if rest.starts_with('/') { rest.split_once(',').unwrap_or((rest, "")) } else { ("/", rest) };
     // A query behind the namespace was a way to hand over parameters once.
     let namespace = namespace.split('?').next().unwrap_or_default();
     if namespace.len() > NAMESPACE_BYTES {
@@ -110,7 +111,9 @@ pub(super) fn packet(text: &str) -> Result<Packet<'_>, Malformed> {
     };
     let begins = |with: char| payload.starts_with(with);
     match kind {
-        Kind::Connect if !payload.is_empty() && !begins('{') => Err(Malformed("CONNECT: expected an object, or nothing")),
+        Kind::Connect if !payload.is_empty() && !begins('{') => {
+            Err(Malformed("CONNECT: expected an object, or nothing"))
+        }
         Kind::Event(_) if !begins('[') => Err(Malformed("EVENT: expected an array that begins with the event's name")),
         Kind::Ack(_) if !begins('[') || id.is_none() => Err(Malformed("ACK: expected an id and an array")),
         _ => Ok(Packet { kind, namespace, id, payload }),
@@ -233,13 +236,29 @@ mod tests {
         assert_eq!(read("2/admin,456[\"a\"]"), Ok((Kind::Event(0), "/admin", Some("456"), "[\"a\"]")));
         assert_eq!(read("31[1]"), Ok((Kind::Ack(0), "/", Some("1"), "[1]")));
         let binary = "[\"m\",{\"_placeholder\":true,\"num\":0}]";
-        assert_eq!(read(&format!("51-789{binary}")), Ok((Kind::Event(1), "/", Some("789"), binary)));
+        let text = format!("51-789{binary}");
+        assert_eq!(read(&text), Ok((Kind::Event(1), "/", Some("789"), binary)));
         assert_eq!(read("1"), Ok((Kind::Disconnect, "/", None, "")));
     }
 
     #[test]
     fn what_is_no_packet_is_told_so() {
-        for wrong in ["", "abc", "2{}", "2abc[\"m\"]", "2", "4{}", "9", "5[\"m\"]", "5x-[]", "517-[]", "3[1]", "0[1]", "0x", "5+1-[]"] {
+        for wrong in [
+            "",
+            "abc",
+            "2{}",
+            "2abc[\"m\"]",
+            "2",
+            "4{}",
+            "9",
+            "5[\"m\"]",
+            "5x-[]",
+            "517-[]",
+            "3[1]",
+            "0[1]",
+            "0x",
+            "5+1-[]",
+        ] {
             assert!(packet(wrong).is_err(), "{wrong}");
         }
         assert!(packet(&format!("2{}[]", "1".repeat(21))).is_err());
@@ -249,7 +268,10 @@ mod tests {
     #[test]
     fn an_event_is_a_name_and_what_follows() {
         let found = call("[\"sub\\u0073cribe\", {\"well_id\":\"A\"}, 2]", 64).unwrap();
-        assert_eq!((&*found.name, found.arguments.len(), found.arguments[0].get()), ("subscribe", 2, "{\"well_id\":\"A\"}"));
+        assert_eq!(
+            (&*found.name, found.arguments.len(), found.arguments[0].get()),
+            ("subscribe", 2, "{\"well_id\":\"A\"}")
+        );
         for wrong in ["[]", "[1]", "[\"a\"", "[\"a\",]", "[null]", "[\"a\",[[[1]]]]"] {
             assert!(call(wrong, 2).is_err(), "{wrong}");
         }
@@ -272,7 +294,8 @@ mod tests {
             prop_assert_eq!(found.arguments[0].get(), &json);
             prop_assert_eq!(found.arguments.len(), 1 + usize::from(offset.is_some()));
             if let Some(offset) = offset {
-                prop_assert_eq!(with_offset(&event(&name, &json, None), &offset).as_str(), event(&name, &json, Some(&offset)));
+                let added = with_offset(&event(&name, &json, None), &offset);
+                prop_assert_eq!(added.as_str(), event(&name, &json, Some(&offset)));
             }
         }
 

@@ -33,7 +33,9 @@ pub(super) fn is_for(headers: &HeaderMap, query: &str) -> bool {
         None => {}
     }
     match headers.get(header::USER_AGENT).map(|agent| agent.to_str().unwrap_or_default().to_ascii_lowercase()) {
-        Some(agent) => !["python", "aiohttp", "websockets/", "websocket-client"].iter().any(|word| agent.contains(word)),
+        Some(agent) => {
+            !["python", "aiohttp", "websockets/", "websocket-client"].iter().any(|word| agent.contains(word))
+        }
         None => headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS),
     }
 }
@@ -154,7 +156,8 @@ mod tests {
     #[test]
     fn the_query_decides_and_without_it_what_a_client_calls_itself() {
         let python = headers(&[("user-agent", "python-requests/2.34.2")]);
-        let aiohttp = headers(&[("user-agent", "Python/3.11 aiohttp/3.14"), ("sec-websocket-extensions", "permessage-deflate")]);
+        let aiohttp =
+            headers(&[("user-agent", "Python/3.11 aiohttp/3.14"), ("sec-websocket-extensions", "permessage-deflate")]);
         let browser = headers(&[("user-agent", "Mozilla/5.0"), ("origin", "http://localhost:3000")]);
         let node = headers(&[("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")]);
         let bare = headers(&[("origin", "http://localhost:8000")]);

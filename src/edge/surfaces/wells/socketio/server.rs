@@ -43,10 +43,7 @@ const PACKETS_MANY: usize = 1000;
 
 /// The routes.
 pub(in crate::edge) fn routes() -> Router<Edge> {
-    Router::new()
-        .route("/socket.io", any(serve))
-        .route("/socket.io/", any(serve))
-        .layer(Extension(Server::default()))
+    Router::new().route("/socket.io", any(serve)).route("/socket.io/", any(serve)).layer(Extension(Server::default()))
 }
 
 /// What nobody can guess, in letters that need no escape anywhere.
@@ -86,7 +83,7 @@ impl Entry {
 
 /// All sessions. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Server(Arc<Table>);
+pub(super) struct Server(Arc<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -238,7 +235,9 @@ async fn serve(State(edge): State<Edge>, Extension(server): Extension<Server>, r
 
 async fn answer(edge: Edge, server: Server, request: Request) -> Result<Response, Refusal> {
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let get = |wanted: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted).map(|(_, value)| value);
+    let get = |wanted: &str| {
+        form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted).map(|(_, value)| value)
+    };
     let wanted = match get("transport").as_deref() {
         Some("polling") => Carrier::Polling,
         Some("websocket") => Carrier::WebSocket,
@@ -279,7 +278,7 @@ fn session(edge: &Edge, server: &Server, request: &Request) -> Result<Session, P
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
     }
     let (settings, guest) = (edge.settings(), Guest::of(edge, request));
-    let seat = server.seat(&settings.limits, settings.wells.guests_max)?;
+    let seat = server.seat(&settings.limits, settings.surfaces.wells.guests_max)?;
     let place = edge.guards.open_address(guest.ip).map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)
@@ -290,7 +289,8 @@ fn session(edge: &Edge, server: &Server, request: &Request) -> Result<Session, P
 /// The first packet of a session.
 fn opening(edge: &Edge, sid: &str, upgrades: &[&str]) -> String {
     let settings = edge.settings();
-    let (interval, timeout) = (settings.wells.ping_interval.as_millis(), settings.wells.ping_timeout.as_millis());
+    let (interval, timeout) =
+        (settings.surfaces.wells.ping_interval.as_millis(), settings.surfaces.wells.ping_timeout.as_millis());
     packet::open(sid, upgrades, interval, timeout, settings.limits.message_bytes)
 }
 
@@ -324,8 +324,7 @@ async fn upgrade(edge: &Edge, request: Request) -> Result<WebSocketUpgrade, Prob
     let (mut parts, _) = request.into_parts();
     wellformed::check_handshake(&mut parts.headers)?;
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    let upgrade =
-        upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
+    let upgrade = upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
     Ok(websocket::bounded(upgrade, &edge.settings().limits))
 }
 

@@ -164,10 +164,10 @@ impl std::fmt::Debug for Session {
 impl Session {
     pub(super) fn new(edge: Edge, server: Server, guest: Guest, seat: Seat, place: StreamPlaces) -> Self {
         let (settings, now) = (edge.settings(), Instant::now());
-        let (interval, timeout) = (settings.wells.ping_interval, settings.wells.ping_timeout);
+        let (interval, timeout) = (settings.surfaces.wells.ping_interval, settings.surfaces.wells.ping_timeout);
         let heart = Heart { interval, timeout, ask_at: now + interval, answer_until: None };
         Self {
-            state: State::Waiting(now + settings.wells.connect_timeout),
+            state: State::Waiting(now + settings.surfaces.wells.connect_timeout),
             edge,
             server,
             guest,
@@ -485,7 +485,7 @@ impl Session {
     fn allowed(&mut self) -> Result<bool, End> {
         let settings = self.edge.settings();
         let (second, minute) =
-            (settings.wells.messages_per_second, settings.limits.per_connection_messages_per_minute);
+            (settings.surfaces.wells.messages_per_second, settings.limits.per_connection_messages_per_minute);
         match self.rate.check(second, minute) {
             Verdict::Take => Ok(true),
             Verdict::Refuse(_, wait) => {
@@ -509,7 +509,7 @@ impl Session {
         self.gather();
         if let State::Live(live) = &mut self.state {
             live.keeper.may = false;
-            let until = Instant::now() + self.edge.settings().wells.connect_timeout;
+            let until = Instant::now() + self.edge.settings().surfaces.wells.connect_timeout;
             self.state = State::Waiting(until);
             self.set_signed_in(false);
         }

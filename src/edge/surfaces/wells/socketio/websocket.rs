@@ -42,9 +42,10 @@ pub(super) fn bounded(upgrade: WebSocketUpgrade, limits: &Limits) -> WebSocketUp
 
 /// Carries a session to its end. `first` is said before everything else.
 pub(super) async fn serve(mut session: Box<Session>, mut socket: WebSocket, first: Option<Utf8Bytes>) {
-    let end = match first {
-        Some(first) if write(&mut session, &mut socket, Packets::from_buf([first])).await.is_err() => End::GONE,
-        _ => Box::pin(carry(&mut session, &mut socket)).await,
+    let first: Packets = first.into_iter().collect();
+    let end = match write(&mut session, &mut socket, first).await {
+        Ok(()) => Box::pin(carry(&mut session, &mut socket)).await,
+        Err(()) => End::GONE,
     };
     session.gather();
     let last = session.take_all();
