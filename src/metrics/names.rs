@@ -83,10 +83,10 @@ metrics! {
     PIPELINE_WAITING = "tidegate_pipeline_events_waiting", Gauge, "pipeline", "Events that wait for a pipeline: in its mailbox, and in the history that it is behind in.";
     PIPELINE_STATE_BYTES = "tidegate_pipeline_state_bytes", Gauge, "pipeline", "A pipeline's state when it was last written down.";
     PIPELINE_BEHIND = "tidegate_pipeline_behind_seconds", Gauge, "pipeline", "How far the clock of a pipeline that has events waiting is behind the time of day.";
-    WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
+    WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket and Socket.IO connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
     SSES = "sse_connections", Gauge, "", "SSE connections open now.";
-    WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket clients.";
-    WEBSOCKET_ERRORS = "websocket_errors_total", Counter, "", "Error messages sent to WebSocket clients.";
+    WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket and Socket.IO clients.";
+    WEBSOCKET_ERRORS = "websocket_errors_total", Counter, "", "Error messages sent to WebSocket and Socket.IO clients.";
     PUBLISHES = "realtime_publishes_total", Counter, "", "Publish requests that were taken.";
     PUBLISHES_SECONDS = "realtime_publish_duration_seconds", Histogram, "", "Time of a publish request that was taken, whatever its ack.";
     PUBLISH_SECONDS = "tidegate_publish_seconds", Histogram, "ack", "Time from a publish body's last byte to its answer.";
