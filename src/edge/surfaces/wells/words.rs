@@ -1,5 +1,7 @@
 //! Errors in the words of the dashboard: a name such as `ValidationError` and a message; on the path of the stream as its one event `error`.
 
+use std::fmt::Write as _;
+
 use axum::http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
@@ -38,9 +40,12 @@ pub(super) fn name_of_code(code: &str) -> &'static str {
 
 fn body(problem: &Problem) -> Value {
     let status = problem.status();
-    // The same words for every wrong credential.
-    let message =
-        if status == StatusCode::UNAUTHORIZED { "Invalid or expired authentication token" } else { problem.detail() };
+    let message = match problem.errors() {
+        // The same words for every wrong credential.
+        _ if status == StatusCode::UNAUTHORIZED => "Invalid or expired authentication token".to_owned(),
+        [] => problem.detail().to_owned(),
+        faults => said(faults),
+    };
     let mut body = json!({ "error": name_of(status), "message": message });
     if !problem.errors().is_empty() {
         body["errors"] = problem.errors().into();
@@ -49,6 +54,24 @@ fn body(problem: &Problem) -> Value {
         body["retryAfter"] = seconds.into();
     }
     body
+}
+
+/// What is wrong, in one line: the first fault with its place, and how many there are besides.
+fn said(faults: &[Value]) -> String {
+    let mut line = String::new();
+    let Some(first) = faults.first() else { return line };
+    let message = first["message"].as_str().unwrap_or_default();
+    if let Some(item) = first["item"].as_u64() {
+        let _ = write!(line, "item {item}: ");
+    }
+    if let Some(field) = first["field"].as_str().filter(|field| !message.starts_with(field)) {
+        let _ = write!(line, "{field}: ");
+    }
+    line.push_str(message);
+    if faults.len() > 1 {
+        let _ = write!(line, " (and {} more)", faults.len() - 1);
+    }
+    line
 }
 
 /// A refusal in its words.
@@ -85,5 +108,6 @@ mod tests {
         let said: Value =
             serde_json::from_str(&said(&Problem::parameter("ack", "what?"), "/api/v1/telemetry")).unwrap();
         assert_eq!((&said["error"], &said["errors"][0]["field"]), (&"ValidationError".into(), &"ack".into()));
+        assert_eq!(said["message"], "ack: what?");
     }
 }
