@@ -83,6 +83,11 @@ def measure(server, well, numbers):
     return server.publish(f"well:{well}", events)
 
 
+def audited(server):
+    """The lines of the audit log so far."""
+    return [json.loads(line) for line in server.audit_file.read_text().splitlines()]
+
+
 def ns(updates):
     """Their numbers."""
     return [update["data"]["n"] for update in updates]
@@ -137,8 +142,8 @@ def test_a_wrong_token_is_a_connect_error(server, py, js, transport, wrong):
         py(server.url, token, transports=[transport])
     refused = js(server.url, token, transports=[transport]).what("connect_error")
     assert "token" in refused["message"] and refused["data"]["error"] == "AuthenticationError"
-    lines = [json.loads(line) for line in server.audit_file.read_text().splitlines()]
-    assert any(line["event"] == "refused" and line["path"] == "/socket.io/" and line["status"] == 401 for line in lines)
+    eventually(lambda: any((line["event"], line.get("path"), line.get("status")) == ("refused", "/socket.io/", 401) for line in audited(server)),
+               "it is written down")
 
 
 @pytest.mark.parametrize("shown", ["header", "query", "key"])
@@ -186,6 +191,15 @@ def test_an_acknowledgement_carries_the_same(server, token, well, js, py):
     assert py(server.url, token).client.call("ping", timeout=10)["timestamp"]
 
 
+@pytest.mark.parametrize("role, whole", [("viewer", False), ("operator", False), ("platform_admin", False), ("admin", True)])
+def test_stats_are_the_whole_servers_for_an_admin_and_ones_own_for_others(server, well, py, role, whole):
+    client = py(server.url, mint(sub="somebody", roles=[role], ttl=3000))
+    client.subscribe(well)
+    client.client.emit("get_stats")
+    stats = client.event("stats")
+    assert stats["subscriptions"] == [well] and ("server" in stats) == whole, stats
+
+
 def test_an_admin_is_told_of_the_whole_server(server, token, well, js):
     other = js(server.url, token)
     other.subscribe(well)
@@ -219,8 +233,8 @@ def test_a_well_that_may_not_be_read_is_refused_and_written_down(server, js):
     client = js(server.url, mint(sub="bob", rooms=["well:A"], ttl=3000))
     client.emit("subscribe", {"well_id": "B"})
     assert client.event("error")[0]["error"] == "AuthorizationError"
-    lines = [json.loads(line) for line in server.audit_file.read_text().splitlines()]
-    assert any((line.get("subject"), line.get("status"), line.get("method")) == ("bob", 403, "subscribe") for line in lines)
+    eventually(lambda: any((line.get("subject"), line.get("status"), line.get("method")) == ("bob", 403, "subscribe") for line in audited(server)),
+               "it is written down")
 
 
 # Events.
@@ -283,6 +297,23 @@ def test_a_polling_client_that_does_not_come_for_a_while_reads_on_from_the_log(s
     assert ns(client.until("telemetry_update") for _ in range(500)) == list(range(500))
 
 
+def test_a_websocket_whose_network_stalls_reads_on_from_the_log(start_daemon, token, well, js):
+    server = start_daemon(**SETTINGS, LIMITS__MAILBOX_MESSAGES="50")
+    proxy = Proxy(server)
+    client = js(proxy.url, token, transports=["websocket"])
+    client.subscribe(well)
+    proxy.hold()
+    for start in range(0, 3000, 100):  # far more than what networks hold
+        server.publish(f"well:{well}", [{"kind": "telemetry_update", "data": {"n": n, "more": "x" * 8000}} for n in range(start, start + 100)])
+    behind = eventually(lambda: [one for one in server.get("/v1/connections", key=ADMIN).json()["connections"] if one["ledger"]["waiting"] > 50],
+                        "more waits than its mailbox holds")
+    assert behind
+    proxy.hold(False)
+    assert ns(client.event("telemetry_update", timeout=60)[0] for _ in range(3000)) == list(range(3000))
+    assert not [told for told in client.seen if told["what"] == "disconnect"]
+    proxy.stop()
+
+
 def test_what_a_slow_client_loses_it_is_told(start_daemon, token, well):
     server = start_daemon(**SETTINGS, LIMITS__MAILBOX_MESSAGES="10", ROOMS__WELL__ON_FULL="displace")
     client = Polling(server.url)
@@ -313,6 +344,16 @@ def test_what_was_published_by_any_way_counts_in_the_books(server, well, js):
 
 # Coming back.
 
+def broken(proxy, script, tell_server=True):
+    """Cuts until the client has noticed: one that polls has a moment between its requests in which there is nothing to cut."""
+    def told():
+        proxy.cut(tell_server)
+        return any(told["what"] == "disconnect" for told in script.seen[before:])
+
+    before = len(script.seen)
+    eventually(told, "the client has noticed", every=0.05)
+
+
 def recovered(script):
     """Waits until it is connected again; it must be the session it was."""
     again = script.what("connect")
@@ -335,7 +376,7 @@ def test_a_client_whose_connection_broke_goes_on_where_it_was(server, proxy, tok
                 client.what("disconnect")
             client.do("reconnect")
         else:
-            proxy.cut(tell_server="alone" not in how)
+            broken(proxy, client, tell_server="alone" not in how)
         measure(server, well, range(10 * round, 10 * round + 10))
         assert recovered(client)["id"] == first["id"]
         seen += [client.event("telemetry_update") for _ in range(10)]
@@ -387,6 +428,23 @@ def test_what_a_client_followed_last_goes_on_though_it_did_not_hear_of_it(server
     assert ns(client.event("telemetry_update")[0] for _ in range(5)) == list(range(5))
 
 
+def test_a_dashboard_that_subscribes_whenever_it_connects_gets_nothing_twice(server, proxy, token, well, js):
+    wells = [f"{well}-1", f"{well}-2"]
+    client = js(proxy.url, token, transports=["websocket", "polling"], wells=wells)
+    for each in wells:
+        assert client.event("subscribed")[0]["well_id"] == each
+    for round in range(3):
+        for each in wells:
+            measure(server, each, [round])
+        assert {(update["well_id"], update["data"]["n"]) for update in (client.event("telemetry_update")[0] for _ in wells)} == {(each, round) for each in wells}
+        broken(proxy, client)
+        recovered(client)
+        [client.event("subscribed") for _ in wells]
+    client.emit("ping")
+    client.event("pong")
+    assert len([told for told in client.seen if told["what"] == "event" and told["name"] == "telemetry_update"]) == 6
+
+
 def test_who_comes_back_too_late_begins_anew(start_daemon, token, well, js):
     server = start_daemon(**SETTINGS, WELLS__RECOVERY_WINDOW="50ms")
     proxy = Proxy(server)
@@ -409,8 +467,8 @@ def test_a_session_is_its_own_clients_only(server, token, well, who):
     client.send("42" + json.dumps(["subscribe", {"well_id": well}]))
     assert client.event("subscribed")
     if who == "a client that left":
-        client.send("41")
-        client.until("2")
+        client.send("41", "2left")
+        client.until("3left")
     client.close()
     pid = "made-up" if who == "a made-up name" else first["pid"]
     shown = mint(sub="bob", rooms=["*"], ttl=3000) if who == "another user" else token
@@ -484,6 +542,24 @@ def test_a_daemon_that_stops_lets_its_clients_come_back(server, token, well, js)
 
 
 # Limits.
+
+@pytest.mark.parametrize("transport", WAYS)
+def test_ten_messages_a_second_are_taken(start_daemon, token, py, transport):
+    server = start_daemon(AUTH__JWT_SECRET=SECRET)
+    client = py(server.url, token, transports=[transport])
+    for _ in range(10):
+        client.client.emit("ping")
+    assert all(client.event("pong") for _ in range(10))
+    assert client.came["error"].empty()
+
+
+def test_the_limit_of_all_streams_counts_where_it_is_set(start_daemon, token, py):
+    server = start_daemon(AUTH__JWT_SECRET=SECRET, LIMITS__PER_CONNECTION_MESSAGES_PER_SECOND="0")
+    client = py(server.url, token)
+    for _ in range(100):
+        client.client.emit("ping")
+    assert all(client.event("pong") for _ in range(100))
+
 
 def test_too_many_messages_are_refused_and_then_the_client_is_sent_away(start_daemon, token, js):
     server = start_daemon(AUTH__JWT_SECRET=SECRET)

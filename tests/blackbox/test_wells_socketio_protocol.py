@@ -2,6 +2,7 @@
 upgrade, connect, disconnect, messages and acknowledgements, and what is answered to who speaks otherwise.
 """
 
+import itertools
 import json
 import threading
 import time
@@ -272,7 +273,7 @@ def test_events_around_the_upgrade_come_once_and_in_order(shared_daemon, url):
         session.connect(TOKEN)
         session.post('42["subscribe",{"well_id":"U%d"}]' % round)
         session.until("subscribed")
-        numbers = iter(range(1000))
+        numbers = itertools.count()
         stop = threading.Event()
         publishing = threading.Thread(target=lambda: [shared_daemon.publish(f"well:U{round}", {"kind": "telemetry_update", "data": {"n": next(numbers)}})
                                                       for _ in iter(stop.is_set, True)])
@@ -280,7 +281,7 @@ def test_events_around_the_upgrade_come_once_and_in_order(shared_daemon, url):
         seen = [session.until("telemetry_update")["data"]["n"] for _ in range(10)]
         socket = upgraded(session)
         rest = [json.loads(packet[2:])[1]["data"]["n"] for packet in session.waiting + session.packets() if packet.startswith("42[\"telemetry")]
-        socket.send("3", "5")
+        socket.send("5", "3")
         seen += rest + [socket.event("telemetry_update")[0]["data"]["n"] for _ in range(20)]
         stop.set()
         publishing.join()

@@ -1,7 +1,7 @@
 //! The settings of surfaces.
 
 use super::super::value::Kind;
-use super::{DAY, HOUR, Setting, setting};
+use super::{DAY, GIB, HOUR, KIB, Setting, setting};
 
 /// In the order in which they are shown.
 pub(super) const SETTINGS: &[Setting] = &[
@@ -30,10 +30,22 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How long a Socket.IO client may take to sign in.",
     ),
     setting(
+        "wells.upgrade_timeout",
+        Kind::Time(100, HOUR),
+        "\"10s\"",
+        "How long a Socket.IO client that polls may take to go over to a WebSocket that it tries; it polls on if it does not.",
+    ),
+    setting(
         "wells.guests_max",
         Kind::Count(1, 10_000_000),
         "2000",
         "Socket.IO clients at once that have not signed in yet; more are told to come back.",
+    ),
+    setting(
+        "wells.guest_message_bytes",
+        Kind::Size(KIB, GIB),
+        "\"16KiB\"",
+        "What a Socket.IO client that has not signed in yet may send at once: no more than a token needs.",
     ),
     setting(
         "wells.recovery_window",
@@ -51,6 +63,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         "wells.messages_per_second",
         Kind::Count(0, 1_000_000),
         "10",
-        "Messages a second that one Socket.IO client may send; 0 means no limit.",
+        "Messages a second that one Socket.IO client may send; 0 means no limit. limits.per_connection_messages_per_second counts instead where it is set.",
     ),
 ];

@@ -6,11 +6,12 @@ const tell = (what, more = {}) => process.stdout.write(JSON.stringify({ what, ..
 let socket;
 
 const commands = {
-  connect({ url, options }) {
+  connect({ url, options: { wells = [], ...options } }) {
     socket = io(url, { reconnectionDelay: 50, reconnectionDelayMax: 200, ...options });
     socket.on("connect", () => {
       const engine = socket.io.engine;
       tell("connect", { id: socket.id, recovered: socket.recovered, transport: engine.transport.name });
+      wells.forEach((well_id) => socket.emit("subscribe", { well_id }));
       engine.on("upgrade", (transport) => tell("upgrade", { transport: transport.name }));
     });
     socket.on("disconnect", (reason) => tell("disconnect", { reason }));

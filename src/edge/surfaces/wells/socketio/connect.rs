@@ -18,6 +18,7 @@ use crate::edge::problem::Problem;
 use crate::edge::stream::{self, Started, Wish};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
+use crate::limits::MessageRate;
 use crate::metrics::record;
 
 /// Times that one session may be refused.
@@ -120,6 +121,10 @@ impl Session {
         // Refused once, it is not asked for again; a client that leaves and comes back shows its token anew.
         self.guest.shown = Shown::Nothing;
         self.state = State::Live(Live::new(connection, member, keeper));
+        if !std::mem::replace(&mut self.known, true) {
+            // Signing in is no message of the program's own.
+            self.rate = MessageRate::default();
+        }
         self.set_signed_in(true);
         if let (true, Some(kept)) = (claimed, kept) {
             self.resume(&kept, auth.offset.as_str().unwrap_or_default()).await;

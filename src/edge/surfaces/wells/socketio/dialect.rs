@@ -24,6 +24,32 @@ pub(super) type Packets = SmallVec<[Utf8Bytes; 1]>;
 /// With more rooms only the last event of a write has an offset: a client keeps the last one it saw.
 const OFFSETS_ROOMS: usize = 8;
 
+/// Names that clients keep for themselves, and those of answers and notices: they would be taken for what they are not.
+const TAKEN: [&str; 17] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+    "__disconnect_final",
+    "connected",
+    "pong",
+    "subscribed",
+    "unsubscribed",
+    "stats",
+    "snapshot",
+    "gap",
+    "dropped",
+    "expiring",
+    "error",
+];
+
+/// Under which name an event of a room goes out; what it is called in its room stands in its body.
+fn name_for(name: &str) -> &str {
+    if TAKEN.contains(&name) { "event" } else { name }
+}
+
 /// Gathers packets.
 #[derive(Debug)]
 pub(super) struct Sio {
@@ -197,7 +223,7 @@ fn remembered(event: &Event, offset: bool) -> Utf8Bytes {
             cursor::write(std::iter::once((event.room.name(), event.seq)), &mut text);
             text
         });
-        smallvec![Arc::new(Message::new(None, packet::event(name, &body, offset.as_deref()).as_bytes()))]
+        smallvec![Arc::new(Message::new(None, packet::event(name_for(name), &body, offset.as_deref()).as_bytes()))]
     });
     // It was written as text, so there is one and it is text.
     messages.first().and_then(|message| message.json().try_into().ok()).unwrap_or(packet::NOOP)
@@ -228,12 +254,16 @@ mod tests {
     }
 
     fn event(room: &RoomKey, seq: u64) -> Arc<Event> {
+        event_of("alert", room, seq)
+    }
+
+    fn event_of(kind: &str, room: &RoomKey, seq: u64) -> Arc<Event> {
         let parts = Parts {
             seq,
             arrived_ms: 0,
             timestamp_ms: 0,
             priority: Lane::Normal,
-            kind: "alert",
+            kind,
             key: None,
             id: None,
             change: false,
@@ -277,6 +307,16 @@ mod tests {
         let packets = sio.take(&At(2, "")).unwrap();
         for (at, packet) in packets.iter().skip(1).enumerate() {
             assert!(packet.contains(if at % 2 == 0 { "\"well_id\":\"A\"" } else { "\"well_id\":\"B\"" }));
+        }
+    }
+
+    #[test]
+    fn an_event_of_a_room_is_not_taken_for_a_word_of_the_transport() {
+        let (room, mut sio) = (room(), sio(false));
+        TAKEN.iter().zip(1..).for_each(|(kind, seq)| sio.event(&event_of(kind, &room, seq), &At(2, "")));
+        for (packet, kind) in sio.take(&At(2, "")).unwrap().iter().skip(1).zip(TAKEN) {
+            let (name, body): (String, Value) = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+            assert_eq!((name.as_str(), &body["event"]), ("event", &json!(kind)));
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::packet::{CLOSE, Malformed, NOOP};
 use super::payload::{self, Part};
-use super::server::{Entry, GUEST_BYTES, Refusal, text};
+use super::server::{Entry, Refusal, message_max, text};
 use super::session::{End, Heard, POLICY, Session, killed};
 use crate::edge::problem::Problem;
 use crate::edge::{Edge, body};
@@ -58,10 +58,9 @@ pub(super) async fn poll(entry: &Entry) -> Result<Response, Refusal> {
 
 /// Answers a POST.
 pub(super) async fn post(edge: &Edge, entry: &Entry, request: Request) -> Result<Response, Refusal> {
-    let limits = &edge.settings().limits;
-    let signed_in = entry.signed_in.load(std::sync::atomic::Ordering::Acquire);
-    let max = if signed_in { limits.message_bytes } else { limits.message_bytes.min(GUEST_BYTES) };
-    let bytes = match body::read_small(request.into_body(), max, limits.body_timeout).await {
+    let settings = edge.settings();
+    let max = message_max(&settings, entry.signed_in.load(std::sync::atomic::Ordering::Acquire));
+    let bytes = match body::read_small(request.into_body(), max, settings.limits.body_timeout).await {
         Ok(bytes) => bytes,
         Err(problem) => {
             if problem.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
@@ -226,33 +225,30 @@ impl Polled {
         let Some(mut session) = self.session.take() else { return };
         session.gather();
         let mut words: Vec<Utf8Bytes> = if end.by_client { Vec::new() } else { session.take_all().into_vec() };
-        words.push(if end.by_client { NOOP } else { CLOSE });
-        let (packets_max, listed) = (session.packets_max(), session.unlist());
+        let (packets_max, mut listed) = (session.packets_max(), session.unlist());
         drop(session);
-        if !end.linger && self.poll.is_none() {
-            return;
-        }
         let until = Instant::now() + LAST_WORDS;
-        let mut listed = Some(listed);
-        loop {
+        while end.linger && !words.is_empty() {
             if let Some(poll) = self.poll.take() {
                 let part: Vec<Utf8Bytes> = words.drain(..packets_max.min(words.len())).collect();
-                if words.is_empty() {
-                    listed = None;
-                }
                 let _ = poll.send(payload::write(&part));
             }
-            if words.is_empty() {
-                return;
-            }
+            // The close comes by a poll of its own: the JavaScript client gives up what stands before it in the same payload.
             match timeout_at(until, orders.recv()).await {
                 Ok(Some(Order::Poll(reply))) => self.poll = Some(reply),
+                // It ends the session by itself, after what it has heard.
+                Ok(Some(Order::Post(_, reply))) => {
+                    let _ = reply.send(Posted::Taken);
+                }
                 // Dropped replies say that there is nothing here any more.
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
+                Ok(None) | Err(_) => return,
             }
         }
-        drop(listed);
+        // It is out of the table before anybody hears of it.
+        listed.take();
+        words.push(if end.by_client { NOOP } else { CLOSE });
+        let _ = self.poll.take().map(|poll| poll.send(payload::write(&words)));
     }
 }
 

@@ -30,12 +30,10 @@ use crate::edge::problem::Problem;
 use crate::edge::server::{Peer, connections_max};
 use crate::edge::{Edge, body, wellformed};
 use crate::metrics::record;
-use crate::settings::Limits;
+use crate::settings::{Limits, Settings};
 
 /// Orders of one session under way at once: a poll, a post, and what a WebSocket wants.
 const ORDERS: usize = 8;
-/// Before somebody has signed in, a message needs to hold no more than a token.
-pub(super) const GUEST_BYTES: usize = 16 << 10;
 /// Python's client takes no more packets than this in one payload.
 const PACKETS: usize = 16;
 /// Those of browsers and of Node take any number.
@@ -49,6 +47,12 @@ pub(in crate::edge) fn routes() -> Router<Edge> {
 /// What nobody can guess, in letters that need no escape anywhere.
 pub(super) fn secret() -> SmolStr {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 18]>()).into()
+}
+
+/// How many bytes a message, or a payload of them, may have. Before somebody has signed in it needs to hold no more than a token.
+pub(super) fn message_max(settings: &Settings, signed_in: bool) -> usize {
+    let max = settings.limits.message_bytes;
+    if signed_in { max } else { max.min(settings.surfaces.wells.guest_message_bytes) }
 }
 
 /// How a session is carried.
@@ -316,7 +320,8 @@ async fn websocket_opens(edge: Edge, server: Server, request: Request) -> Result
 async fn websocket_probes(edge: &Edge, entry: Arc<Entry>, request: Request) -> Result<Response, Refusal> {
     let upgrade = upgrade(edge, request).await?;
     // One at a time, and none after it.
-    let probe = websocket::Probe::begin(entry).ok_or(Refusal::BadRequest)?;
+    let patience = edge.settings().surfaces.wells.upgrade_timeout;
+    let probe = websocket::Probe::begin(entry, patience).ok_or(Refusal::BadRequest)?;
     Ok(upgrade.on_upgrade(move |socket| probe.run(socket)))
 }
 

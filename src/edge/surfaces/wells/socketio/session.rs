@@ -14,6 +14,7 @@ use axum::extract::ws::Utf8Bytes;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::dialect::{Packets, Sio};
+use super::heart::{Beat, Heart};
 use super::packet::{self, DISCONNECT, Frame, Kind, PING};
 use super::recovery::{Kept, Recovery};
 use super::server::{Guest, Listed, Seat, Server};
@@ -70,15 +71,6 @@ pub(super) enum Heard<'a> {
     Text(&'a str),
     /// An attachment, in which nobody looks.
     Binary,
-}
-
-/// When the client is asked whether it lives, and when it must have said so.
-#[derive(Debug)]
-struct Heart {
-    interval: Duration,
-    timeout: Duration,
-    ask_at: Instant,
-    answer_until: Option<Instant>,
 }
 
 /// A client that has signed in.
@@ -146,7 +138,9 @@ pub(super) struct Session {
     queue: VecDeque<Utf8Bytes>,
     heart: Heart,
     timer: Pin<Box<Sleep>>,
-    rate: MessageRate,
+    pub(super) rate: MessageRate,
+    /// Whether it has signed in once.
+    pub(super) known: bool,
     pending: Option<Box<Pending>>,
     /// Ends the session where its carrier takes nothing.
     pub(super) kill: Kill,
@@ -165,7 +159,7 @@ impl Session {
     pub(super) fn new(edge: Edge, server: Server, guest: Guest, seat: Seat, place: StreamPlaces) -> Self {
         let (settings, now) = (edge.settings(), Instant::now());
         let (interval, timeout) = (settings.surfaces.wells.ping_interval, settings.surfaces.wells.ping_timeout);
-        let heart = Heart { interval, timeout, ask_at: now + interval, answer_until: None };
+        let heart = Heart::new(interval, timeout, now);
         Self {
             state: State::Waiting(now + settings.surfaces.wells.connect_timeout),
             edge,
@@ -176,6 +170,7 @@ impl Session {
             heart,
             timer: Box::pin(sleep_until(now)),
             rate: MessageRate::default(),
+            known: false,
             pending: None,
             kill: Kill::default(),
             seat,
@@ -201,7 +196,7 @@ impl Session {
 
     /// How long a client may let itself not be heard of.
     pub(super) fn patience(&self) -> Duration {
-        self.heart.interval + self.heart.timeout
+        self.heart.patience()
     }
 
     /// Notes for requests whether the client has signed in.
@@ -269,6 +264,12 @@ impl Session {
     /// Waits until there is something to write, or the end. What the actor has is taken only where it is `wanted`. Nothing is lost if the future is dropped.
     pub(super) async fn next(&mut self, wanted: bool) -> Option<End> {
         loop {
+            // Before what there is to write: where there is always something, the heart has to beat too.
+            if self.due() <= Instant::now()
+                && let Some(end) = self.tick()
+            {
+                return Some(end);
+            }
             self.gather();
             if wanted && !self.queue.is_empty() {
                 return None;
@@ -316,23 +317,27 @@ impl Session {
 
     /// When something is due.
     fn due(&self) -> Instant {
-        let heart = self.heart.answer_until.map_or(self.heart.ask_at, |until| until.min(self.heart.ask_at));
+        let heart = self.heart.due();
         match &self.state {
             State::Waiting(until) => heart.min(*until).min(Instant::now() + LOOK),
             State::Live(_) => heart,
         }
     }
 
+    /// A write has taken long.
+    pub(super) fn was_slow(&mut self) {
+        self.heart.was_slow(Instant::now());
+    }
+
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        if self.heart.answer_until.is_some_and(|until| until <= now) {
-            record::connection_cut("silent");
-            return Some(End::with(POLICY, "nothing was heard for wells.ping_timeout"));
-        }
-        if self.heart.ask_at <= now {
-            self.queue.push_back(PING);
-            self.heart.ask_at = now + self.heart.interval + self.heart.timeout;
-            self.heart.answer_until = Some(now + self.heart.timeout);
+        match self.heart.beat(now) {
+            Some(Beat::Ask) => self.queue.push_back(PING),
+            Some(Beat::Silent) => {
+                record::connection_cut("silent");
+                return Some(End::with(POLICY, "nothing was heard for wells.ping_timeout"));
+            }
+            None => {}
         }
         match &self.state {
             State::Waiting(until) if *until <= now => {
@@ -404,12 +409,14 @@ impl Session {
             Heard::Text(text) => match packet::frame(text) {
                 Ok(Frame::Close) => Err(End::BY_CLIENT),
                 Ok(Frame::Ping(with)) => {
-                    self.queue.push_back(format!("3{with}").into());
+                    // No client of this revision asks so: whoever does it often is one who misuses it.
+                    if self.allowed()? {
+                        self.queue.push_back(format!("3{with}").into());
+                    }
                     Ok(())
                 }
                 Ok(Frame::Pong) => {
-                    self.heart.answer_until = None;
-                    self.heart.ask_at = Instant::now() + self.heart.interval;
+                    self.heart.heard(Instant::now());
                     Ok(())
                 }
                 Ok(Frame::Nothing) => Ok(()),
@@ -488,17 +495,17 @@ impl Session {
             (settings.surfaces.wells.messages_per_second, settings.limits.per_connection_messages_per_minute);
         match self.rate.check(second, minute) {
             Verdict::Take => Ok(true),
-            Verdict::Refuse(_, wait) => {
+            Verdict::Refuse(limit, wait) => {
                 record::request_refused("rate-limited");
                 if let State::Live(live) = &mut self.state {
-                    let mut body = super::dialect::fault("RateLimitError", TOO_MANY);
+                    let mut body = super::dialect::fault("RateLimitError", &too_many(limit));
                     body["retryAfter"] = whole_seconds(wait).into();
                     live.connection.handler().dialect().tell("error", &body);
                 }
                 Ok(false)
             }
-            Verdict::End(_) => {
-                self.error("RateLimitError", TOO_MANY);
+            Verdict::End(limit) => {
+                self.error("RateLimitError", &too_many(limit));
                 Err(self.end(POLICY, "rate_limited"))
             }
         }
@@ -516,7 +523,11 @@ impl Session {
     }
 }
 
-const TOO_MANY: &str = "more messages than wells.messages_per_second allows";
+/// Which limit was passed, by the name that it has here.
+fn too_many(limit: &str) -> String {
+    let limit = if limit.ends_with("second") { "wells.messages_per_second" } else { limit };
+    format!("more messages than {limit} allows")
+}
 
 /// What the actor hands out; `None` when it has ended.
 async fn output(state: &mut State) -> Option<Packets> {

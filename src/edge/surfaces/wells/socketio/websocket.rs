@@ -6,14 +6,14 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use futures_util::{FutureExt, SinkExt};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 // The version that axum has inside, whose errors say what was wrong.
 use tokio_tungstenite::tungstenite;
 
 use super::dialect::Packets;
 use super::packet::{PROBE, PROBE_ANSWER, UPGRADE};
 use super::polling::Order;
-use super::server::{Carrier, Entry, GUEST_BYTES};
+use super::server::{Carrier, Entry, message_max};
 use super::session::{End, Heard, Session, killed};
 use crate::metrics::record;
 use crate::settings::Limits;
@@ -24,8 +24,8 @@ const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// So many writes in a row without a look at what the client says.
 const HASTY_WRITES: usize = 8;
-/// How long a client may take to go over to a WebSocket that it tries.
-const PROBE_TIME: Duration = Duration::from_secs(10);
+/// A write that took so long had to wait for its client.
+const SLOW_WRITE: Duration = Duration::from_millis(100);
 /// How long a client may take to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -65,11 +65,15 @@ async fn carry(session: &mut Session, socket: &mut WebSocket) -> End {
                 end = session.next(true) => match end {
                     Some(end) => return end,
                     None => {
-                        let packets = session.take_all();
+                        let (packets, began) = (session.take_all(), Instant::now());
                         if write(session, socket, packets).await.is_err() {
                             return End::GONE;
                         }
                         hasty += 1;
+                        if began.elapsed() >= SLOW_WRITE {
+                            session.was_slow();
+                            hasty = HASTY_WRITES;
+                        }
                         continue;
                     }
                 },
@@ -90,8 +94,7 @@ async fn carry(session: &mut Session, socket: &mut WebSocket) -> End {
 }
 
 async fn hear(session: &mut Session, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
-    let max = session.edge.settings().limits.message_bytes;
-    let max = if session.is_live() { max } else { max.min(GUEST_BYTES) };
+    let max = message_max(&session.edge.settings(), session.is_live());
     match message {
         Some(Ok(Message::Text(text))) if text.len() > max => Err(session.too_big()),
         Some(Ok(Message::Binary(bytes))) if bytes.len() > max => Err(session.too_big()),
@@ -143,6 +146,8 @@ async fn goodbye(mut socket: WebSocket, last: Packets, end: End) {
 /// A WebSocket that a session which is polled may go over to.
 pub(super) struct Probe {
     entry: Arc<Entry>,
+    /// How long the client may take.
+    patience: Duration,
     /// Whether the session has gone over.
     done: bool,
 }
@@ -158,13 +163,13 @@ impl Drop for Probe {
 
 impl Probe {
     /// Begins, if the session is polled and no other one is being tried.
-    pub(super) fn begin(entry: Arc<Entry>) -> Option<Self> {
-        entry.pass(Carrier::Polling, Carrier::Probing).then_some(Self { entry, done: false })
+    pub(super) fn begin(entry: Arc<Entry>, patience: Duration) -> Option<Self> {
+        entry.pass(Carrier::Polling, Carrier::Probing).then_some(Self { entry, patience, done: false })
     }
 
     /// Tries the socket, and has it carry the session if it works.
     pub(super) async fn run(mut self, mut socket: WebSocket) {
-        let handed = timeout(PROBE_TIME, Box::pin(self.take_over(&mut socket))).await.ok().flatten();
+        let handed = timeout(self.patience, Box::pin(self.take_over(&mut socket))).await.ok().flatten();
         match handed {
             Some(session) => {
                 drop(self);
