@@ -99,6 +99,7 @@ impl Postgres {
         refused: &[usize],
         positions: &[(RoomName, u64)],
     ) -> Result<(u64, Totals), StoreError> {
+        self.make().await?;
         let batch = Batch { sink, log, events, refused, positions };
         self.with(&self.0.writers, |session| write(session, batch)).await
     }
