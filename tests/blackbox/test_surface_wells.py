@@ -171,6 +171,13 @@ def test_a_list_is_answered_with_its_ids_in_its_order_whatever_the_wells(server,
     assert [found[id] for id in told["telemetry_ids"]] == list(range(10))
 
 
+def test_a_list_may_name_a_thousand_wells(server, well):
+    told = ingest(server, [{"well_id": f"{well}-{n}", "n": n} for n in range(1000)])
+    assert told["count"] == len(told["telemetry_ids"]) == 1000
+    for n in (0, 255, 256, 999):
+        assert seqs(server.all_events(f"well:{well}-{n}")) == [told["telemetry_ids"][n]]
+
+
 def test_lines_of_json_are_a_list(server, well):
     lines = "".join(json.dumps(one) + "\n" for one in readings(well, [1, 2, 3]))
     answer = server.request("POST", INGEST, data=lines, headers={"Content-Type": "application/x-ndjson"})

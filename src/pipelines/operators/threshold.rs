@@ -9,8 +9,8 @@
 //! alarms have the clock's times.
 //!
 //! Late: a value that happened before the last one seen of its key would judge the present by the past: it is not judged and is a dead letter. A value that claims to be from the future
-//! therefore makes its key deaf until then. With `time = "arrival"` values happen when they arrive, and none is late. Missing or wrong: an event without the number, or whose `by` gives no text, number or flag, is a dead letter, and so is that of a key over
-//! `keys_max`. With `missing = "skip"` an event without the number, or with `null`, is passed over.
+//! therefore makes its key deaf until then. With `time = "arrival"` values happen when they arrive, and none is late. Missing or wrong: an event without the number, or whose `by` gives no
+//! text, number or flag, is a dead letter, and so is that of a key over `keys_max`. With `missing = "skip"` an event without the number, or with `null`, is passed over.
 //!
 //! Bounds: `keys_max` keys of about 250 bytes. A key that was not heard of for `keys_idle` is forgotten, but not while it has an alarm or waits for one. With `no_data` no key is ever
 //! forgotten: `keys_idle` does not apply, since to forget a silent key would be to miss what is asked for.

@@ -23,6 +23,8 @@ use crate::event::{Ack, NewEvent, Pattern, RoomName};
 use crate::metrics::record;
 use crate::traces;
 
+/// So many wells are published at once: well below what may wait in the source.
+const TOGETHER: usize = 256;
 /// So many wells are named where some could not be published.
 const NAMED_MAX: usize = 5;
 
@@ -113,30 +115,24 @@ fn may(edge: &Edge, caller: &Caller, groups: &[Group]) -> Result<(), Problem> {
     groups.iter().try_for_each(|group| edge.guards.new_room(subject, &group.room, exists).map_err(Problem::too_much))
 }
 
-/// Publishes all at once, and waits for all.
+/// What became of a group.
+type Outcome = (RoomName, Vec<usize>, Result<Receipt, PublishError>);
+
+/// Publishes all, so many wells at once that they find room in the source; after a refusal nothing more is begun.
 async fn publish(edge: &Edge, groups: Vec<Group>, ack: Ack, parent: Option<&str>) -> Result<Published, Problem> {
-    let limit = edge.rooms.log().sync_timeout();
     let wells = groups.len();
-    let publishing = groups.into_iter().map(|Group { room, mut events, places }| {
-        let tracing = traces::publishing(room.as_str(), parent);
-        if let Some(tracing) = &tracing {
-            events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    let mut groups = groups.into_iter();
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    loop {
+        // Collected first: all are on their way before the first is waited for.
+        let together: Vec<_> = groups.by_ref().take(TOGETHER).map(|group| submit(edge, group, ack, parent)).collect();
+        if together.is_empty() {
+            break;
         }
-        let pending = edge.ingest.submit(room.clone(), events, ack);
-        async move {
-            let outcome = pending.wait(limit).await;
-            if let Some(tracing) = tracing {
-                let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
-                tracing.end(outcome.map_err(ToString::to_string));
-            }
-            (room, places, outcome)
+        outcomes.extend(join_all(together).await);
+        if outcomes.iter().any(|(.., outcome)| outcome.is_err()) {
+            return Err(not_all(wells, outcomes, groups.map(|group| group.room)));
         }
-    });
-    // Collected first: all are on their way before the first is waited for.
-    let publishing: Vec<_> = publishing.collect();
-    let outcomes = join_all(publishing).await;
-    if outcomes.iter().any(|(.., outcome)| outcome.is_err()) {
-        return Err(not_all(wells, outcomes));
     }
     let mut published = Published { ids: Vec::new(), count: 0, duplicates: 0 };
     for (_, places, outcome) in outcomes {
@@ -150,10 +146,35 @@ async fn publish(edge: &Edge, groups: Vec<Group>, ack: Ack, parent: Option<&str>
     Ok(published)
 }
 
-/// Why not all are published, and of which wells.
-fn not_all(wells: usize, outcomes: Vec<(RoomName, Vec<usize>, Result<Receipt, PublishError>)>) -> Problem {
+/// Puts a group on its way; what comes back waits for what becomes of it.
+fn submit(
+    edge: &Edge,
+    group: Group,
+    ack: Ack,
+    parent: Option<&str>,
+) -> impl Future<Output = Outcome> + Send + use<> {
+    let Group { room, mut events, places } = group;
+    let limit = edge.rooms.log().sync_timeout();
+    let tracing = traces::publishing(room.as_str(), parent);
+    if let Some(tracing) = &tracing {
+        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    }
+    let pending = edge.ingest.submit(room.clone(), events, ack);
+    async move {
+        let outcome = pending.wait(limit).await;
+        if let Some(tracing) = tracing {
+            let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+            tracing.end(outcome.map_err(ToString::to_string));
+        }
+        (room, places, outcome)
+    }
+}
+
+/// Why not all are published, and of which wells; `rest` were not tried.
+fn not_all(wells: usize, outcomes: Vec<Outcome>, rest: impl Iterator<Item = RoomName>) -> Problem {
     let failed = outcomes.into_iter().filter_map(|(room, _, outcome)| Some((room, outcome.err()?)));
-    let (rooms, mut errors): (Vec<RoomName>, Vec<PublishError>) = failed.unzip();
+    let (mut rooms, mut errors): (Vec<RoomName>, Vec<PublishError>) = failed.unzip();
+    rooms.extend(rest);
     // There is at least one.
     let problem = Problem::from(errors.pop().unwrap_or(PublishError::Failed));
     if rooms.len() == wells {
