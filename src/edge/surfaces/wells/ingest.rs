@@ -147,12 +147,7 @@ async fn publish(edge: &Edge, groups: Vec<Group>, ack: Ack, parent: Option<&str>
 }
 
 /// Puts a group on its way; what comes back waits for what becomes of it.
-fn submit(
-    edge: &Edge,
-    group: Group,
-    ack: Ack,
-    parent: Option<&str>,
-) -> impl Future<Output = Outcome> + Send + use<> {
+fn submit(edge: &Edge, group: Group, ack: Ack, parent: Option<&str>) -> impl Future<Output = Outcome> + Send + use<> {
     let Group { room, mut events, places } = group;
     let limit = edge.rooms.log().sync_timeout();
     let tracing = traces::publishing(room.as_str(), parent);
