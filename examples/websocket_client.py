@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Follows wells over Socket.IO and prints what happens in them, a line of JSON each.
 
-    pip install python-socketio requests websocket-client
+    pip install python-socketio requests
     python websocket_client.py --server http://localhost:8000 --token TOKEN --well WELL-001 --well WELL-002
 
 The token is one of POST /api/v1/auth/login, or an API key. Ctrl-C ends it. It comes back by itself after a break.
+With websocket-client installed too it uses a WebSocket, without it polls.
 """
 
 import argparse
@@ -15,6 +16,12 @@ import sys
 import threading
 
 import socketio
+
+try:
+    import websocket  # noqa: F401
+    TRANSPORTS = ["websocket", "polling"]
+except ImportError:
+    TRANSPORTS = ["polling"]
 
 # Everything a well says; gap and dropped tell what could not be delivered.
 EVENTS = ["telemetry_update", "alert", "diagnostic_update", "gap", "dropped", "subscribed", "unsubscribed", "stats", "pong", "error"]
@@ -55,7 +62,7 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     try:
-        client.connect(given.server, auth={"token": given.token}, transports=["websocket", "polling"], wait_timeout=10)
+        client.connect(given.server, auth={"token": given.token}, transports=TRANSPORTS, wait_timeout=10)
     except socketio.exceptions.ConnectionError as error:
         sys.exit(f"{given.server} cannot be reached or does not take the token: {error}")
     over.wait()

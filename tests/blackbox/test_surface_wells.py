@@ -5,6 +5,7 @@ socket.io-client in Node, python-socketio, Chromium. All of Socket.IO is in test
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -406,6 +407,14 @@ def test_the_stream_begins_with_connected_whose_id_is_the_cursor(server, well, s
     assert status == 200 and headers["content-type"] == "text/event-stream" and headers["x-accel-buffering"] == "no"
 
 
+def test_a_client_that_saw_only_connected_of_an_unknown_well_misses_nothing(server, well, stream):
+    reader = stream(server, well)
+    reader.stop()
+    ingest(server, readings(well, range(3), "n"))
+    again = stream(server, well, joined=False, last_id=reader.hello.id)
+    assert [again.notice("telemetry_update").data["data"]["n"] for _ in range(3)] == [0, 1, 2]
+
+
 def test_a_heartbeat_carries_the_cursor_too(prepare, well, stream):
     server = prepare(HEARTBEAT__INTERVAL="200ms").start()
     reader = stream(server, well)
@@ -706,10 +715,14 @@ def test_a_page_of_the_examples_says_when_a_token_is_wrong(server, well, browser
     browser.wait("document.getElementById('state').dataset.state === 'failed'", "it says so")
 
 
-def test_the_script_of_the_examples_follows_several_wells(server, well, viewer):
+@pytest.mark.parametrize("installed", [True, False], ids=["with websocket-client", "without it"])
+def test_the_script_of_the_examples_follows_several_wells(server, well, viewer, tmp_path, installed):
     pipelines.working(server)
+    if not installed:
+        (tmp_path / "websocket.py").write_text("raise ImportError")
     command = [sys.executable, ROOT / "examples" / "websocket_client.py", "--server", server.url, "--token", viewer, "--well", well, "--well", f"{well}-B"]
-    child = spawn(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = spawn(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                  env={**os.environ, "PYTHONPATH": str(tmp_path)})
     said = Lines(child.stdout)
     for name in (well, f"{well}-B"):
         assert said.wait_for(rf'"subscribed".*"{name}"', 20), said.text()
