@@ -229,9 +229,11 @@ def test_a_session_goes_over_from_polling_to_a_websocket(url):
 def test_after_the_upgrade_requests_with_the_same_sid_are_refused(url):
     session = Polling(url)
     session.connect(TOKEN)
-    socket = upgraded(session)
-    socket.send("5")
-    eventually(lambda: session.post("3").status_code == 400, "it has gone over")
+    socket = Socket(url, f"&sid={session.open['sid']}", opened=False)
+    socket.send("2probe", "5")
+    assert session.poll().status_code == 400, "also one that comes while it goes over"
+    assert socket.packet() == "3probe"
+    assert session.post("3").status_code == 400
     assert session.poll().status_code == 400 and session.poll().json()["code"] == 3
     assert refused(url, f"&sid={session.open['sid']}") == 400
     assert socket.alive()
