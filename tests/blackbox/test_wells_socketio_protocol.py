@@ -4,6 +4,7 @@ upgrade, connect, disconnect, messages and acknowledgements, and what is answere
 
 import itertools
 import json
+import random
 import threading
 import time
 
@@ -228,9 +229,11 @@ def test_a_session_goes_over_from_polling_to_a_websocket(url):
 def test_after_the_upgrade_requests_with_the_same_sid_are_refused(url):
     session = Polling(url)
     session.connect(TOKEN)
-    socket = upgraded(session)
-    socket.send("5")
-    eventually(lambda: session.post("3").status_code == 400, "it has gone over")
+    socket = Socket(url, f"&sid={session.open['sid']}", opened=False)
+    socket.send("2probe", "5")
+    assert session.poll().status_code == 400, "also one that comes while it goes over"
+    assert socket.packet() == "3probe"
+    assert session.post("3").status_code == 400
     assert session.poll().status_code == 400 and session.poll().json()["code"] == 3
     assert refused(url, f"&sid={session.open['sid']}") == 400
     assert socket.alive()
@@ -403,3 +406,35 @@ def test_a_pid_and_offsets_are_given_to_who_asks_for_them(url, shared_daemon):
     seq = shared_daemon.publish("well:R", {"kind": "alert", "data": {}})["first_seq"]
     assert socket.event("alert")[1] == f"well:R={seq}"
     assert socket.send('42["ping"]') is None and len(socket.event("pong")) == 1
+
+
+# What strangers send.
+
+PARTS = ["0", "1", "2", "3", "4", "40", "41", "42", "43", "44", "45", "451-", "4599999999999999999-", "42/", "42/a,", "42999999999999999999", "b", "bAQ==",
+         "\x1e", "[", "]", "{", "}", '"', ",", ":", "\\", '["ping"]', '["subscribe",', '{"well_id":', '"A"', "1e999", "-0", "null", '"\\ud800"', '"\\u0000"',
+         '{"_placeholder":true,"num":0}', '{"token":', "[" * 200, "\u00e9", "\u2028", "\x00", "{}", "probe"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_comes_is_stood(victim, seed):
+    made = random.Random(seed)
+    for _ in range(50):
+        packets = ["".join(made.choices(PARTS, k=made.randrange(1, 7))) for _ in range(made.randrange(1, 4))]
+        if made.random() < 0.5:
+            session = Polling(victim.url)
+            if made.random() < 0.7:
+                session.connect(TOKEN)
+            assert session.post(*packets).status_code in (200, 400), packets
+            continue
+        socket = Socket(victim.url)
+        if made.random() < 0.7:
+            socket.connect(TOKEN)
+        try:
+            for packet in packets:
+                socket.send(packet.encode() if made.random() < 0.1 else packet)
+            socket.send("2alive")
+            socket.until("3alive")
+        except ConnectionClosed as closed:
+            assert closed.rcvd, f"closed without a word for {packets}"
+        socket.close()
+

@@ -11,6 +11,7 @@ class Proxy:
     def __init__(self, daemon):
         host, port = daemon.address.rsplit(":", 1)
         self._target, self._pairs, self._lock = (host, int(port)), [], threading.Lock()
+        self._untold = set()
         self._go = threading.Event()
         self._go.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -46,7 +47,11 @@ class Proxy:
                 other.sendall(data)
         except (OSError, ValueError):
             pass
-        for end in (one, other):
+        self._end({one, other} - self._untold)
+
+    @staticmethod
+    def _end(ends):
+        for end in ends:
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -57,18 +62,17 @@ class Proxy:
         (self._go.clear if held else self._go.set)()
 
     def cut(self, tell_server=True):
-        """Breaks all connections there are. With `tell_server=False` only the client hears of it."""
+        """Breaks all connections there are. With `tell_server=False` only the client hears of it; the server's sockets stay open."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for client, server in pairs:
-            for end in (client, server) if tell_server else (client,):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            if not tell_server:
+                self._untold.add(server)
+            self._end({client, server} - self._untold)
 
     def stop(self):
         """Is not there any more."""
         self._go.set()
         self._listener.close()
         self.cut()
+        self._end(self._untold)

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::dialect::Sio;
 use super::packet;
-use super::recovery::Kept;
+use super::recovery::{Keeper, Kept};
 use super::server::secret;
-use super::session::{End, Keeper, Live, POLICY, Session, State};
+use super::session::{End, Live, POLICY, Session, State};
 use crate::audit::Entry;
 use crate::auth::Identity;
 use crate::edge::auth::Shown;

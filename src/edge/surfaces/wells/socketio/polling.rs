@@ -212,7 +212,8 @@ impl Polled {
                 Step::On
             }
             Order::Hand(reply) => {
-                let _ = self.say_nothing();
+                // Clients end their polls before they go over: one that came since is refused, as those that come later.
+                self.poll = None;
                 // Whoever asked for it may have gone; then it ends here.
                 let _ = self.session.take().map(|session| reply.send(session));
                 Step::Over

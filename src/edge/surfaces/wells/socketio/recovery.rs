@@ -139,6 +139,26 @@ impl Recovery {
     }
 }
 
+/// Lets the client come back when its connection has ended, if it may.
+pub(super) struct Keeper {
+    pub(super) recovery: Recovery,
+    pub(super) kept: Option<Arc<Kept>>,
+    pub(super) window: Duration,
+    pub(super) max: usize,
+    /// Whether the end was one after which it may.
+    pub(super) may: bool,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        match &self.kept {
+            Some(kept) if self.may => self.recovery.lose(kept, self.window, self.max),
+            Some(kept) => self.recovery.forget(kept),
+            None => {}
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {

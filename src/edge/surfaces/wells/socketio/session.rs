@@ -5,18 +5,18 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Packets, Sio};
 use super::heart::{Beat, Heart};
 use super::packet::{self, DISCONNECT, Frame, Kind, PING};
-use super::recovery::{Kept, Recovery};
+use super::recovery::Keeper;
 use super::server::{Guest, Listed, Seat, Server};
 use crate::edge::Edge;
 use crate::edge::problem::whole_seconds;
@@ -36,6 +36,8 @@ const RESTART: u16 = 1012;
 /// In the range that is free for applications: what was shown does not hold any more.
 const UNAUTHORIZED: u16 = 4401;
 
+/// The client has come back by another connection.
+const ELSEWHERE: End = End::with(NORMAL, "the client has come back elsewhere");
 /// How often somebody who waits is looked at whether the daemon is stopping.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the daemon's reason to end a session is waited for.
@@ -81,29 +83,9 @@ pub(super) struct Live {
     pub(super) keeper: Keeper,
 }
 
-/// Lets the client come back when its connection has ended, if it may.
-pub(super) struct Keeper {
-    pub(super) recovery: Recovery,
-    pub(super) kept: Option<Arc<Kept>>,
-    pub(super) window: Duration,
-    pub(super) max: usize,
-    /// Whether the end was one after which it may.
-    pub(super) may: bool,
-}
-
 impl Drop for Live {
     fn drop(&mut self) {
         self.keeper.may &= self.connection.handler().dialect().can_come_back();
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        match &self.kept {
-            Some(kept) if self.may => self.recovery.lose(kept, self.window, self.max),
-            Some(kept) => self.recovery.forget(kept),
-            None => {}
-        }
     }
 }
 
@@ -270,6 +252,10 @@ impl Session {
             {
                 return Some(end);
             }
+            let taken = self.taken();
+            if taken.as_ref().is_some_and(CancellationToken::is_cancelled) {
+                return Some(ELSEWHERE);
+            }
             self.gather();
             if wanted && !self.queue.is_empty() {
                 return None;
@@ -278,14 +264,10 @@ impl Session {
             if self.timer.deadline() != due {
                 self.timer.as_mut().reset(due);
             }
-            let taken = match &self.state {
-                State::Live(live) => live.keeper.kept.as_ref().map(|kept| kept.taken.clone()),
-                State::Waiting(_) => None,
-            };
             let output = tokio::select! {
                 biased;
                 output = output(&mut self.state), if wanted => output,
-                () = taken_over(taken) => return Some(End::with(NORMAL, "the client has come back elsewhere")),
+                () = taken_over(taken) => return Some(ELSEWHERE),
                 () = &mut self.timer => match self.tick() {
                     Some(end) => return Some(end),
                     None => continue,
@@ -295,6 +277,14 @@ impl Session {
                 Some(packets) => self.queue.extend(packets),
                 None => return Some(self.ended()),
             }
+        }
+    }
+
+    /// Says when the client has come back by another connection.
+    pub(super) fn taken(&self) -> Option<CancellationToken> {
+        match &self.state {
+            State::Live(live) => live.keeper.kept.as_ref().map(|kept| kept.taken.clone()),
+            State::Waiting(_) => None,
         }
     }
 
@@ -537,7 +527,8 @@ async fn output(state: &mut State) -> Option<Packets> {
     }
 }
 
-async fn taken_over(taken: Option<tokio_util::sync::CancellationToken>) {
+/// Waits until the client has come back by another connection.
+pub(super) async fn taken_over(taken: Option<CancellationToken>) {
     match taken {
         Some(taken) => taken.cancelled().await,
         None => std::future::pending().await,

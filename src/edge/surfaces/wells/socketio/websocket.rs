@@ -14,7 +14,7 @@ use super::dialect::Packets;
 use super::packet::{PROBE, PROBE_ANSWER, UPGRADE};
 use super::polling::Order;
 use super::server::{Carrier, Entry, message_max};
-use super::session::{End, Heard, Session, killed};
+use super::session::{End, Heard, Session, killed, taken_over};
 use crate::metrics::record;
 use crate::settings::Limits;
 
@@ -110,13 +110,15 @@ async fn hear(session: &mut Session, message: Option<Result<Message, axum::Error
     }
 }
 
-/// Writes packets in one go, unless the daemon ends the session. How long it may take is for the socket to say (`limits.write_timeout`).
+/// Writes packets in one go, unless the daemon ends the session or its client has come back. How long it may take is for the socket to say (`limits.write_timeout`).
 async fn write(session: &mut Session, socket: &mut WebSocket, packets: Packets) -> Result<(), ()> {
-    let kill = session.kill.clone();
+    let (kill, taken) = (session.kill.clone(), session.taken());
     tokio::select! {
         biased;
         written = send(socket, packets) => written.map_err(|_| ()),
         () = killed(&kill) => Err(()),
+        // Its network has broken, which nobody here has noticed yet.
+        () = taken_over(taken) => Err(()),
     }
 }
 
