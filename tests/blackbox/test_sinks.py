@@ -267,6 +267,35 @@ def test_a_database_that_does_not_answer_slows_no_reader_and_no_publisher(start,
     exactly(daemon, postgres)
 
 
+def test_a_table_that_somebody_locks_for_longer_than_a_statement_may_take_gets_everything_once(start, postgres):
+    daemon = start(postgres, SINK__STATEMENT_TIMEOUT="300ms")
+    load = Load(daemon)
+    for _ in range(3):
+        load.came(300)
+        with postgres.connect() as holder:
+            holder.execute("LOCK TABLE tidegate_events IN SHARE MODE")
+            eventually(lambda: sink(daemon, "wells")["failing"] and sink(daemon, "buffer")["failing"], "the sinks say that they fail")
+            load.came(300)
+    load.came(200)
+    complete(daemon, load.stop())
+    exactly(daemon, postgres)
+
+
+def test_a_database_that_takes_long_for_each_write_gets_everything_once_and_holds_up_nobody(start, postgres):
+    daemon = start(postgres)
+    drained(daemon)
+    postgres.query("CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.25); RETURN NULL; END'")
+    postgres.query("CREATE TRIGGER slow BEFORE INSERT ON tidegate_events FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    load = Load(daemon)
+    began = time.monotonic()
+    load.came(2000)
+    assert time.monotonic() - began < 15, "publishers do not wait for it"
+    complete(daemon, load.stop())
+    assert sink(daemon, "buffer")["waiting"] > 0, "it is behind"
+    exactly(daemon, postgres)
+    assert sink(daemon, "buffer")["failing"] is None and "cannot write now" not in daemon.log_text()
+
+
 def test_a_daemon_stops_in_time_while_its_database_does_not_answer(start, postgres):
     daemon = start(postgres, SINK__STOP_TIMEOUT="500ms")
     daemon.publish_numbers("messages", range(60))

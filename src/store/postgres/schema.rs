@@ -125,10 +125,12 @@ async fn timescale(session: &mut Session<'_>, settings: &sinks::Store) -> Result
     if !kept {
         let make = "SELECT create_hypertable('tidegate_events', 'event_time', if_not_exists => true)";
         session.run(|connection| sqlx::query(make).execute(connection)).await.map_err(said)?;
-        tracing::info!("sink: the table is a hypertable of TimescaleDB");
     }
     policies(session, settings).await.map_err(said)?;
     session.end("COMMIT").await.map_err(said)?;
+    if !kept {
+        tracing::info!("sink: the table is a hypertable of TimescaleDB");
+    }
     Ok(true)
 }
 
