@@ -108,12 +108,12 @@ def test_the_python_client_connects_and_is_welcomed(server, token, py, transport
 def test_the_javascript_client_connects_and_is_welcomed(server, token, js, transports):
     client = js(server.url, token, transports=transports)
     connected = client.what("connect")
-    assert connected["transport"] == transports[0] and connected["id"] and connected["recovered"] is False
+    assert connected["transport"] in transports and connected["id"] and connected["recovered"] is False
     assert client.event("connected")[0]["user_id"] == "alice"
-    if len(transports) > 1:
+    if connected["transport"] != transports[-1]:  # it may have gone over before it had signed in
         assert client.what("upgrade")["transport"] == "websocket"
-        client.emit("ping")
-        assert client.event("pong")
+    client.emit("ping")
+    assert client.event("pong")
 
 
 @pytest.mark.parametrize("transport", WAYS)
