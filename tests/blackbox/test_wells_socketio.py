@@ -595,7 +595,12 @@ def test_too_many_messages_are_refused_and_then_the_client_is_sent_away(start_da
     assert error["error"] == "RateLimitError" and error["retryAfter"] >= 1 and error["message"]
     assert client.what("disconnect")["reason"] == "io server disconnect"
     pongs = [told for told in client.seen if told["what"] == "event" and told["name"] == "pong"]
-    assert len(pongs) >= 9
+    assert len(pongs) >= 10
+    raw = Socket(server.url)
+    raw.connect(token)
+    raw.send(*['42["ping"]'] * 60)
+    code, before = raw.closed()
+    assert code == 1008 and before[-1] == "41" and sum("RateLimitError" in packet for packet in before) > 1
 
 
 @pytest.mark.parametrize("transport", WAYS)
