@@ -770,11 +770,11 @@ def test_a_page_from_an_allowed_origin_may_ask(prepare, well, viewer):
 
 # nginx in front, with config/nginx.conf
 
-SOCKETIO = "        location /socket.io {\n"
-ALWAYS = f'{SOCKETIO}proxy_set_header Upgrade $http_upgrade;\nproxy_set_header Connection "upgrade";\n'
+STREAMS = "socket\\.io|api/v1/sse/) {\n"
+ALWAYS = f'{STREAMS}proxy_set_header Upgrade $http_upgrade;\nproxy_set_header Connection "upgrade";\n'
 
 
-@pytest.mark.parametrize("edits", [[], [(SOCKETIO, ALWAYS)]], ids=["as it is", "always asking for an upgrade, as many configurations do"])
+@pytest.mark.parametrize("edits", [[], [(STREAMS, ALWAYS)]], ids=["as it is", "always asking for an upgrade, as many configurations do"])
 def test_both_streams_and_ingest_work_through_nginx(server, well, viewer, sse, clients, tmp_path, edits):
     front = clients(Nginx(tmp_path, server, edits).start())
     reader = sse(front, path=f"/api/v1/sse/stream/{well}", key=None, token=viewer)

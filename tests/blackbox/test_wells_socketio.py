@@ -108,12 +108,12 @@ def test_the_python_client_connects_and_is_welcomed(server, token, py, transport
 def test_the_javascript_client_connects_and_is_welcomed(server, token, js, transports):
     client = js(server.url, token, transports=transports)
     connected = client.what("connect")
-    assert connected["transport"] == transports[0] and connected["id"] and connected["recovered"] is False
+    assert connected["transport"] in transports and connected["id"] and connected["recovered"] is False
     assert client.event("connected")[0]["user_id"] == "alice"
-    if len(transports) > 1:
+    if connected["transport"] != transports[-1]:  # it may have gone over before it had signed in
         assert client.what("upgrade")["transport"] == "websocket"
-        client.emit("ping")
-        assert client.event("pong")
+    client.emit("ping")
+    assert client.event("pong")
 
 
 @pytest.mark.parametrize("transport", WAYS)
@@ -595,7 +595,12 @@ def test_too_many_messages_are_refused_and_then_the_client_is_sent_away(start_da
     assert error["error"] == "RateLimitError" and error["retryAfter"] >= 1 and error["message"]
     assert client.what("disconnect")["reason"] == "io server disconnect"
     pongs = [told for told in client.seen if told["what"] == "event" and told["name"] == "pong"]
-    assert len(pongs) >= 9
+    assert len(pongs) >= 10
+    raw = Socket(server.url)
+    raw.connect(token)
+    raw.send(*['42["ping"]'] * 60)
+    code, before = raw.closed()
+    assert code == 1008 and before[-1] == "41" and sum("RateLimitError" in packet for packet in before) > 1
 
 
 @pytest.mark.parametrize("transport", WAYS)

@@ -20,8 +20,8 @@ pub(in crate::edge) fn well_id(room: &RoomName) -> &str {
     room.as_str().strip_prefix(NAMESPACE).unwrap_or(room.as_str())
 }
 
-/// An event's name and body. The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event arrived, the inner
-/// one when it happened. `telemetry_id` is the seq, unless the data has one.
+/// An event's name and body. The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event
+/// arrived, the inner one when it happened. `telemetry_id` is the seq, unless the data has one.
 pub(in crate::edge) fn shape(event: &Event) -> (&str, String) {
     let name = if event.change { "delta" } else { event.kind.as_str() };
     let data = event.data();

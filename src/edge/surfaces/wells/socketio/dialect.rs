@@ -1,6 +1,7 @@
 //! The dialect: events and notices as packets. A packet is the same for all who read the same event; only the offset of a client that follows several wells is its own.
 //!
-//! An offset says where its reader stands in each of its rooms, so that it can come back to it (`recovery`); it is the last argument of every event after which the reader stands somewhere else.
+//! An offset says where its reader stands in each of its rooms, so that it can come back to it (`recovery`); it is the last argument of every event after which the reader
+//! stands somewhere else.
 
 use std::sync::Arc;
 

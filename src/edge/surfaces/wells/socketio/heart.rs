@@ -58,7 +58,8 @@ impl Heart {
         self.ask_at = now + self.interval;
     }
 
-    /// Something took long to be written: the question was behind it, and the answer may not have been looked at. Who takes what is written lives; who does not is ended by the socket.
+    /// Something took long to be written: the question was behind it, and the answer may not have been looked at. Who takes what is written lives; who does not is ended by
+    /// the socket.
     pub(super) fn was_slow(&mut self, now: Instant) {
         self.answer_until = self.answer_until.map(|until| until.max(now + self.timeout));
     }

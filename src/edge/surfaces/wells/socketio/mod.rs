@@ -1,7 +1,9 @@
-//! Socket.IO for dashboards of wells: Engine.IO revision 4 and Socket.IO revision 5 over the same sessions as every other stream, so that mailboxes, catch-up, replay and books are the same.
+//! Socket.IO for dashboards of wells: Engine.IO revision 4 and Socket.IO revision 5 over the same sessions as every other stream, so that mailboxes, catch-up, replay and
+//! books are the same.
 //!
-//! `server` answers requests and keeps the table of sessions; `session` is one of them at work with its `heart`, whatever carries it: `polling` or `websocket`. `packet` and `payload` are what goes over the wire,
-//! `dialect` what becomes of events, `commands` what clients may ask for, `recovery` how they come back. `docs/surfaces/wells-socketio.md` is its description.
+//! `server` answers requests and keeps the table of sessions; `session` is one of them at work with its `heart`, whatever carries it: `polling` or `websocket`. `packet` and
+//! `payload` are what goes over the wire, `dialect` what becomes of events, `commands` what clients may ask for, `recovery` how they come back.
+//! `docs/surfaces/wells-socketio.md` is its description.
 
 mod commands;
 mod connect;

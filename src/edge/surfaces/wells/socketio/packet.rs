@@ -1,4 +1,5 @@
-//! Packets: what Engine.IO (protocol revision 4) and in it Socket.IO (protocol revision 5) say, read and written. Knows no session. Of untrusted text it makes a packet or says what is wrong.
+//! Packets: what Engine.IO (protocol revision 4) and in it Socket.IO (protocol revision 5) say, read and written. Knows no session. Of untrusted text it makes a packet or
+//! says what is wrong.
 //!
 //! Sources: github.com/socketio/engine.io-protocol and github.com/socketio/socket.io-protocol.
 

@@ -1,4 +1,5 @@
-//! The polling transport: a session that lives between its requests, in a task of its own. A GET waits for packets, a POST brings some. Nothing is taken from the mailbox while nobody waits for it.
+//! The polling transport: a session that lives between its requests, in a task of its own. A GET waits for packets, a POST brings some. Nothing is taken from the mailbox
+//! while nobody waits for it.
 //!
 //! Bound: [`WAITING`] packets beside the mailbox. A client that lets `wells.ping_interval` and `wells.ping_timeout` pass without a poll is timed out.
 

@@ -1,8 +1,8 @@
-//! Coming back: what a client followed when its connection broke off is kept for `wells.recovery_window`, so that the same session goes on after the last event it got. The events themselves
-//! are in the log.
+//! Coming back: what a client followed when its connection broke off is kept for `wells.recovery_window`, so that the same session goes on after the last event it got. The
+//! events themselves are in the log.
 //!
-//! Bound: `wells.recovery_max` sessions, and [`SUBSCRIPTIONS`] subscriptions for each of these on average; beyond it those that have waited longest are given up. A session that is given up is begun anew,
-//! and its client told so.
+//! Bound: `wells.recovery_max` sessions, and [`SUBSCRIPTIONS`] subscriptions for each of these on average; beyond it those that have waited longest are given up. A session
+//! that is given up is begun anew, and its client told so.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,9 +22,9 @@ const SUBSCRIPTIONS: usize = 16;
 /// How long a client that comes back waits for the connection that it had to end.
 const TAKE_OVER: Duration = Duration::from_secs(2);
 
-/// Whether a client is given what it takes to come back: its `pid`, and an offset behind each event. Clients that know nothing of it would hand the offset to the program's handlers, where
-/// those of Python fail. So `recovery=1` or `recovery=0` in the query decides; without it Python's clients, by what they call themselves, do not get it, nor does who names itself not at all
-/// and offers no compression (Python's websocket-client; Node's `ws` offers it).
+/// Whether a client is given what it takes to come back: its `pid`, and an offset behind each event. Clients that know nothing of it would hand the offset to the program's
+/// handlers, where those of Python fail. So `recovery=1` or `recovery=0` in the query decides; without it Python's clients, by what they call themselves, do not get it, nor
+/// does who names itself not at all and offers no compression (Python's websocket-client; Node's `ws` offers it).
 pub(super) fn is_for(headers: &HeaderMap, query: &str) -> bool {
     let asked = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "recovery");
     match asked.as_ref().map(|(_, value)| &**value) {

@@ -1,7 +1,7 @@
 //! The Engine.IO server: what a request wants, which session it belongs to, and how many of them there may be.
 //!
-//! Bounds: sessions that have not signed in `wells.guests_max` (one that does not sign in within `wells.connect_timeout` is closed), all together as many as there may be connections; from one address as
-//! many as `limits.per_ip_connections` says. Errors look as the protocol has them: `{"code", "message"}`.
+//! Bounds: sessions that have not signed in `wells.guests_max` (one that does not sign in within `wells.connect_timeout` is closed), all together as many as there may be
+//! connections; from one address as many as `limits.per_ip_connections` says. Errors look as the protocol has them: `{"code", "message"}`.
 
 use std::net::IpAddr;
 use std::sync::Arc;

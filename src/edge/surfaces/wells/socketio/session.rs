@@ -1,6 +1,7 @@
 //! One Engine.IO session at work, whatever carries it: its heartbeat, what it hears, what waits to be written, and the connection's actor once its client has signed in.
 //!
-//! Its carrier waits with [`Session::next`], writes what it [takes](Session::take), and has it [hear](Session::hear) what comes. Bytes, idle and signed in: about 1 KB beside the actor's.
+//! Its carrier waits with [`Session::next`], writes what it [takes](Session::take), and has it [hear](Session::hear) what comes. Bytes, idle and signed in: about 1 KB beside
+//! the actor's.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
