@@ -102,8 +102,7 @@ def test_the_retry_line_and_comments_come_through(start_daemon, start_nginx, roo
 @pytest.mark.parametrize("transport", ["sse", "ws"])
 def test_a_quiet_stream_is_kept_open_by_what_the_daemon_says(start_daemon, start_nginx, room, sse, ws, transport):
     daemon = start_daemon(HEARTBEAT__COMMENT="200ms", HEARTBEAT__INTERVAL="300ms")
-    before = "heartbeat.comment and limits.poll_wait_max.\n            proxy_read_timeout"  # of several places the stream's
-    front = start_nginx(daemon, (f"{before} 5m;", f"{before} 1s;"))
+    front = start_nginx(daemon, ("proxy_read_timeout 5m;", "proxy_read_timeout 1s;"))
     if transport == "sse":
         stream = sse(front, room)
         for _ in range(8):
