@@ -638,6 +638,26 @@ def test_a_user_may_have_so_many_connections(start_daemon, token, js):
     proxy.stop()
 
 
+def test_who_asks_and_does_not_come_for_the_answers_is_sent_away(start_daemon, token):
+    server = start_daemon(**SETTINGS, WELLS__WAITING_MAX="16")
+    client = Polling(server.url)
+    client.connect(token)
+    assert client.post(*['42["ping"]'] * 20).text == client.post('42["ping"]').text == "ok"
+    packets = list(client.waiting)
+    while "1" not in packets:
+        packets += client.packets()
+    assert sum(packet.startswith('42["pong"') for packet in packets) == 21 and packets[-2:] == ["41", "1"]
+    assert client.poll().status_code == 400
+
+
+def test_who_is_refused_too_often_is_sent_away(start_daemon):
+    server = start_daemon(**SETTINGS, WELLS__REFUSALS_MAX="2")
+    socket = Socket(server.url)
+    socket.send(*['40{"token":"wrong"}'] * 3)
+    code, before = socket.closed()
+    assert code == 1008 and [packet[:2] for packet in before] == ["44", "44"]
+
+
 def test_an_address_may_have_so_many_sessions_signed_in_or_not(start_daemon):
     server = start_daemon(**SETTINGS, LIMITS__PER_IP_CONNECTIONS="2")
     open = [Polling(server.url), Socket(server.url)]

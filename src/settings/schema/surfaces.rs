@@ -48,6 +48,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         "What a Socket.IO client that has not signed in yet may send at once: no more than a token needs.",
     ),
     setting(
+        "wells.refusals_max",
+        Kind::Count(1, 1_000_000),
+        "5",
+        "Times that a Socket.IO client may be refused on one connection before it is disconnected.",
+    ),
+    setting(
+        "wells.waiting_max",
+        Kind::Count(16, 1_000_000),
+        "1024",
+        "Packets that may wait for the next poll of a Socket.IO client, beside what is in its mailbox; over it the client is disconnected.",
+    ),
+    setting(
         "wells.recovery_window",
         Kind::Time(0, DAY),
         "\"2m\"",

@@ -21,9 +21,6 @@ use crate::event::{Cursor, Pattern};
 use crate::limits::MessageRate;
 use crate::metrics::record;
 
-/// Times that one session may be refused.
-const REFUSALS: u32 = 5;
-
 /// What a client says when it connects; what is of another kind is as if it were not there.
 #[derive(Deserialize, Default)]
 struct Auth {
@@ -87,7 +84,8 @@ impl Session {
 
     fn count_refusal(&mut self) -> Result<(), End> {
         self.refused += 1;
-        if self.refused >= REFUSALS { Err(self.end(POLICY, "refused too often")) } else { Ok(()) }
+        let max = self.edge.settings().surfaces.wells.refusals_max;
+        if self.refused >= max { Err(self.end(POLICY, "refused too often")) } else { Ok(()) }
     }
 
     async fn sign_in(&mut self, auth: &Auth) -> Result<(), Refused> {

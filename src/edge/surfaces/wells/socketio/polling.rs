@@ -1,7 +1,8 @@
 //! The polling transport: a session that lives between its requests, in a task of its own. A GET waits for packets, a POST brings some. Nothing is taken from the mailbox
 //! while nobody waits for it.
 //!
-//! Bound: [`WAITING`] packets beside the mailbox. A client that lets `wells.ping_interval` and `wells.ping_timeout` pass without a poll is timed out.
+//! Bound: `wells.waiting_max` packets beside the mailbox, which are answers to what was posted meanwhile. A client that lets `wells.ping_interval` and `wells.ping_timeout` pass
+//! without a poll is timed out.
 
 use std::time::Duration;
 
@@ -20,8 +21,6 @@ use crate::edge::problem::Problem;
 use crate::edge::{Edge, body};
 use crate::metrics::record;
 
-/// Packets that wait for a poll: answers to what was posted meanwhile.
-const WAITING: usize = 1024;
 /// While a WebSocket is tried, a poll waits no longer than this.
 const PROBING_WAIT: Duration = Duration::from_millis(100);
 /// How long what is left to say at the end waits for a poll.
@@ -131,7 +130,7 @@ pub(super) async fn run(session: Box<Session>, mut orders: mpsc::Receiver<Order>
         }
         let (waits, polled, probing) = (this.poll.is_some(), this.polled, this.probing);
         let Some(session) = &mut this.session else { return };
-        if session.waiting() > WAITING {
+        if session.waits_too_much() {
             break session.end(POLICY, "more waits than a client that does not poll may leave");
         }
         let what = tokio::select! {

@@ -210,9 +210,9 @@ impl Session {
         !self.queue.is_empty()
     }
 
-    /// How many packets wait to be written.
-    pub(super) fn waiting(&self) -> usize {
-        self.queue.len()
+    /// Whether more waits to be written than may.
+    pub(super) fn waits_too_much(&self) -> bool {
+        !self.queue.is_empty() && self.queue.len() > self.edge.settings().surfaces.wells.waiting_max
     }
 
     /// What is to be written at once, as much as the client takes.
