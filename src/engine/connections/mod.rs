@@ -9,13 +9,14 @@ pub mod session;
 pub mod supervisor;
 pub mod thin;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use tidegate_actors::{Lane, Mailbox, Message, Policy};
 use tokio::sync::oneshot;
 
-use super::rooms::{Joined, Snapshot};
-use crate::event::{Event, RoomKey};
+use super::rooms::{Joined, Snapshot, Terms};
+use crate::event::{Event, RoomKey, RoomName};
 use crate::log::LogError;
 
 pub use contract::Contract;
@@ -27,8 +28,8 @@ pub use session::Session;
 pub enum Delivery {
     /// An event of a room it follows.
     Event(Arc<Event>),
-    /// The same, for a reader that wants to be treated otherwise than the room's namespace says.
-    EventFor(Arc<Event>, Policy),
+    /// The same, for a reader that wants it treated otherwise than its room's namespace and its publisher say.
+    EventFor(Arc<Event>, Policy, Lane),
     /// Anything else.
     Control(Box<Control>),
 }
@@ -58,6 +59,12 @@ pub enum Control {
     },
     /// What it may do has changed: its profile says to what.
     Rights,
+    /// Somebody who may has it follow these rooms too, served like this; the rooms are told by whoever sends this.
+    Follow(Vec<RoomName>, Option<Arc<Contract>>),
+    /// Somebody who may has it leave these rooms, also where a pattern of its own names them.
+    Unfollow(Vec<RoomName>),
+    /// Something that its dialect understands is to be said to its client.
+    Say(Arc<dyn Any + Send + Sync>),
     /// An operator wants to know.
     Inspect(oneshot::Sender<session::Seen>),
     /// The daemon ends the connection.
@@ -104,11 +111,15 @@ impl Delivery {
         Self::control(mailbox, Control::Joined(joined));
     }
 
-    /// An event for a reader with a policy of its own, or with the room's.
-    pub(super) fn of(event: &Arc<Event>, policy: Option<Policy>) -> Self {
-        match policy {
-            None => Self::Event(Arc::clone(event)),
-            Some(policy) => Self::EventFor(Arc::clone(event), policy),
+    /// An event for a reader with terms of its own, or with the room's.
+    pub(super) fn of(event: &Arc<Event>, terms: &Terms) -> Self {
+        let urgent = terms.urgent.is_some_and(|urgent| urgent.is(event));
+        match terms.policy {
+            None if !urgent => Self::Event(Arc::clone(event)),
+            policy => {
+                let lane = if urgent { Lane::Critical } else { event.priority };
+                Self::EventFor(Arc::clone(event), policy.unwrap_or_else(|| event.room.policy()), lane)
+            }
         }
     }
 
@@ -120,13 +131,13 @@ impl Delivery {
     /// The event, if it is one.
     fn event(&self) -> Option<&Arc<Event>> {
         match self {
-            Self::Event(event) | Self::EventFor(event, _) => Some(event),
+            Self::Event(event) | Self::EventFor(event, ..) => Some(event),
             Self::Control(_) => None,
         }
     }
 
     /// Sends a connection what is no event.
-    pub(super) fn control(mailbox: &Mailbox<Self>, control: Control) {
+    pub fn control(mailbox: &Mailbox<Self>, control: Control) {
         // Fails only when the reader has gone.
         let _ = mailbox.answer(Self::Control(Box::new(control)));
     }
@@ -141,7 +152,11 @@ impl Message for Delivery {
     type Stream = RoomKey;
 
     fn lane(&self) -> Lane {
-        self.event().map_or(Lane::Critical, |event| event.priority)
+        match self {
+            Self::Event(event) => event.priority,
+            Self::EventFor(_, _, lane) => *lane,
+            Self::Control(_) => Lane::Critical,
+        }
     }
 
     fn stream(&self) -> Option<&RoomKey> {
@@ -160,8 +175,8 @@ impl Message for Delivery {
         match self {
             Self::Event(event) => event.room.policy(),
             // A change is applied to those before it, so none may be left out in its favour.
-            Self::EventFor(event, policy) if event.change => Policy { conflate: false, ..*policy },
-            Self::EventFor(_, policy) => *policy,
+            Self::EventFor(event, policy, _) if event.change => Policy { conflate: false, ..*policy },
+            Self::EventFor(_, policy, _) => *policy,
             Self::Control(_) => Policy::default(),
         }
     }
