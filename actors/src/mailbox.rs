@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::state::{State, Verdict};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{Budget, Full, Inbox, Lane, Message, Reason, Refused, Shed};
+use crate::{Budget, Full, Inbox, Lane, Message, Reason, Refused};
 
 /// How much a mailbox holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,14 +278,6 @@ impl<M: Message> Mailbox<M> {
             state.consumer.take()
         };
         wake(waker);
-    }
-
-    /// Hands out the runs of given-up messages of which the reader was not told yet: for one that tells them itself, before it takes what waits.
-    #[must_use]
-    pub fn take_shed(&self) -> Vec<Shed<M::Stream>> {
-        let mut runs = Vec::new();
-        self.lock().take_shed(&mut runs);
-        runs
     }
 
     /// Starts a stream behind: its reader has everything up to `after` and is to read on from its history until it has reached `latest`

@@ -14,7 +14,7 @@ use std::task::Waker;
 
 use crate::Budget;
 use crate::mailbox::{Bounds, Counts};
-use crate::shed::{Ledger, Shed};
+use crate::shed::Ledger;
 use crate::{Batch, Lane, Message, OnFull, Reason, Window};
 
 type Map<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
@@ -337,11 +337,6 @@ impl<M: Message> State<M> {
         // A stream that is behind is level when asked about the end of time.
         self.level(stream, u64::MAX);
         self.recount();
-    }
-
-    /// Hands out what was given up and not told yet.
-    pub(crate) fn take_shed(&mut self, out: &mut Vec<Shed<M::Stream>>) {
-        self.shed.drain_into(out);
     }
 
     pub(crate) fn note_shed(&mut self, message: &M, reason: Reason) {

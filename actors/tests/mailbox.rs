@@ -79,24 +79,15 @@ fn what_was_lifted_gives_way_as_what_it_is() {
     }
     let batch = take(&mut inbox);
     assert_eq!(places(&batch), [2, 3, 5, 6, 8, 9].map(|position| (1, position)), "the low ones went, whoever came");
-    assert_eq!(batch.shed.iter().map(|run| (run.from, run.lane)).collect::<Vec<_>>(), [1, 4, 7].map(|at| (at, Lane::Low)));
+    assert_eq!(
+        batch.shed.iter().map(|run| (run.from, run.lane)).collect::<Vec<_>>(),
+        [1, 4, 7].map(|at| (at, Lane::Low))
+    );
     // Nothing is left of it: what comes now is lifted out of nothing.
     for position in 10..=16 {
         mailbox.push(Note::new(1, position, Lane::Normal, OnFull::Displace)).unwrap();
     }
     assert_eq!(places(&take(&mut inbox)), (11..=16).map(|position| (1, position)).collect::<Vec<_>>());
-}
-
-#[test]
-fn what_was_given_up_can_be_told_before_what_waits_is_taken() {
-    let (mailbox, mut inbox) = mailbox(1);
-    for position in 1..=3 {
-        mailbox.offer(Note::new(1, position, Lane::Normal, OnFull::Displace));
-    }
-    let told = mailbox.take_shed();
-    assert_eq!((told.len(), told[0].from, told[0].to), (1, 1, 2));
-    let batch = take(&mut inbox);
-    assert_eq!((places(&batch), batch.shed.len()), (vec![(1, 3)], 0), "once");
 }
 
 #[test]

@@ -112,11 +112,11 @@ pub struct Contract {
     pub mailbox_messages: Option<usize>,
 }
 
-/// What is critical to a reader: events of a kind, and all of a room.
+/// What is critical to a reader: events of some kinds, and all of a room.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Urgent {
-    /// The kind.
-    pub kind: &'static str,
+    /// The kinds.
+    pub kinds: &'static [&'static str],
     /// The room.
     pub room: &'static str,
 }
@@ -125,7 +125,7 @@ impl Urgent {
     /// Whether an event is.
     #[must_use]
     pub fn is(&self, event: &Event) -> bool {
-        !event.change && (event.kind == self.kind || event.room.name().as_str() == self.room)
+        !event.change && (self.kinds.contains(&event.kind.as_str()) || event.room.name().as_str() == self.room)
     }
 }
 

@@ -94,7 +94,7 @@ pub trait Dialect: Send + 'static {
     fn notice(&mut self, notice: &Notice<'_>, position: &dyn Position);
 
     /// Gathers what somebody who knows this dialect wants said; what it does not understand it passes over.
-    fn say(&mut self, _: &(dyn Any + Send + Sync)) {}
+    fn relay(&mut self, _: &(dyn Any + Send + Sync)) {}
 
     /// Bytes gathered so far.
     fn gathered(&self) -> usize;

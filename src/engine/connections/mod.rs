@@ -65,6 +65,8 @@ pub enum Control {
     Unfollow(Vec<RoomName>),
     /// Something that its dialect understands is to be said to its client.
     Say(Arc<dyn Any + Send + Sync>),
+    /// Its client goes on with another socket; the one that this ends is to be left, if it has not been yet.
+    TakenOver(profile::Kill),
     /// An operator wants to know.
     Inspect(oneshot::Sender<session::Seen>),
     /// The daemon ends the connection.
@@ -86,6 +88,8 @@ pub enum Closing {
     TokenExpired,
     /// What it had shown was taken back.
     TokenRevoked,
+    /// Its client goes on with another socket.
+    TakenOver,
 }
 
 impl Closing {
@@ -101,6 +105,7 @@ impl Closing {
             }
             Self::TokenExpired => ("token_expired", "the token has ended; come back with a new one and your cursor"),
             Self::TokenRevoked => ("token_revoked", "the credential does not hold any more"),
+            Self::TakenOver => ("taken_over", "the client goes on with another connection"),
         }
     }
 }

@@ -48,6 +48,18 @@ impl Kill {
         self.0.1.wake();
     }
 
+    /// Whether it was told to.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    /// Whether both end the same socket.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it is to end; if not, the task is woken when it is.
     pub fn poll(&self, cx: &std::task::Context<'_>) -> bool {
         self.0.1.register(cx.waker());

@@ -106,6 +106,9 @@ impl Drop for Alarm {
 /// What was asked for by patterns, and how it is to be served.
 type Contracts = Vec<(Pattern, Option<Arc<Contract>>)>;
 
+/// Rooms by name.
+type LeftOut = Vec<RoomName>;
+
 /// A reader.
 pub struct Session<D: Dialect> {
     rooms: Rooms,
@@ -130,7 +133,7 @@ pub struct Session<D: Dialect> {
     /// When it is woken to let go what it holds.
     alarm: Option<Box<Alarm>>,
     /// Rooms that it has left though a pattern of its own names them.
-    left_out: Option<Box<Vec<RoomName>>>,
+    left_out: Option<Box<LeftOut>>,
     /// Whether all of it went on to another session.
     moved: bool,
     /// Due to it in rooms that it has left.
@@ -189,6 +192,12 @@ impl<D: Dialect> Session<D> {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.subscriber.id
+    }
+
+    /// How rooms know it.
+    #[must_use]
+    pub fn subscriber(&self) -> &Arc<Subscriber> {
+        &self.subscriber
     }
 
     /// How it is seen from outside.
@@ -329,7 +338,10 @@ impl<D: Dialect> Session<D> {
             Control::Rights => self.leave_what_is_not_allowed(),
             Control::Follow(rooms, contract) => self.expect(&rooms, contract.as_ref()),
             Control::Unfollow(rooms) => self.leave_out(&rooms),
-            Control::Say(what) => self.dialect.say(&*what),
+            Control::Say(what) => self.dialect.relay(&*what),
+            // Of a socket that it has left already it need not hear.
+            Control::TakenOver(kill) if kill.is_same(&self.profile.kill) => self.closing = Some(Closing::TakenOver),
+            Control::TakenOver(_) => {}
             Control::Inspect(reply) => self.asked.push(reply),
             Control::Close(closing) => self.closing = Some(closing),
         }

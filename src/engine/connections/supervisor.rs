@@ -190,6 +190,13 @@ impl Connections {
         })
     }
 
+    /// Tells a connection that its client goes on with another socket; whether there is one.
+    pub fn take_over(&self, id: u64) -> bool {
+        let Some(open) = self.0.open.get(&id) else { return false };
+        Delivery::control(&open.mailbox, Control::TakenOver(open.profile.kill.clone()));
+        true
+    }
+
     /// One connection, and what it says of itself; nothing if its socket takes nothing for now.
     pub async fn inspect(&self, id: u64) -> Option<(Listed, Option<Seen>)> {
         let (reply, answer) = oneshot::channel();
