@@ -59,10 +59,12 @@ pub enum Control {
     },
     /// What it may do has changed: its profile says to what.
     Rights,
-    /// Somebody who may has it follow these rooms too, served like this; the rooms are told by whoever sends this.
-    Follow(Vec<RoomName>, Option<Arc<Contract>>),
+    /// Somebody who may has it follow these rooms too.
+    Follow(Change, Option<Arc<Contract>>),
     /// Somebody who may has it leave these rooms, also where a pattern of its own names them.
-    Unfollow(Vec<RoomName>),
+    Unfollow(Change),
+    /// A room that it was to follow takes no readers now.
+    NotFollowed(RoomName),
     /// Something that its dialect understands is to be said to its client.
     Say(Arc<dyn Any + Send + Sync>),
     /// Its client goes on with another socket; the one that this ends is to be left, if it has not been yet.
@@ -71,6 +73,17 @@ pub enum Control {
     Inspect(oneshot::Sender<session::Seen>),
     /// The daemon ends the connection.
     Close(Closing),
+}
+
+/// A change of what a connection follows that does not come from its own client.
+#[derive(Debug)]
+pub struct Change {
+    /// The rooms.
+    pub rooms: Vec<RoomName>,
+    /// What its dialect says of it, when it holds.
+    pub say: Arc<dyn Any + Send + Sync>,
+    /// Told when it holds.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Why the daemon ends a connection.

@@ -336,8 +336,17 @@ impl<D: Dialect> Session<D> {
             Control::ReadAgain => self.reading = false,
             Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
             Control::Rights => self.leave_what_is_not_allowed(),
-            Control::Follow(rooms, contract) => self.expect(&rooms, contract.as_ref()),
-            Control::Unfollow(rooms) => self.leave_out(&rooms),
+            Control::Follow(change, contract) => self.follow_too(change, contract),
+            Control::Unfollow(change) => {
+                self.leave_out(&change.rooms);
+                self.dialect.relay(&*change.say);
+                let _ = change.done.send(());
+            }
+            Control::NotFollowed(room) => {
+                self.unfollow(&[Pattern::Room(room.clone())]);
+                let message = format!("the room {room} takes no readers now; subscribe again");
+                self.tell(&Notice::error("room_full", &message));
+            }
             Control::Say(what) => self.dialect.relay(&*what),
             // Of a socket that it has left already it need not hear.
             Control::TakenOver(kill) if kill.is_same(&self.profile.kill) => self.closing = Some(Closing::TakenOver),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use smallvec::smallvec;
 use tidegate_actors::Lane;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::commands::confirmation;
@@ -20,10 +21,11 @@ use super::{contract, may_read_all_of, metric, rooms};
 use crate::clock;
 use crate::edge::caller::Caller;
 use crate::edge::problem::Problem;
+use crate::edge::surfaces::encoded::Message;
 use crate::edge::surfaces::voice::{OverSse, OverWebSocket};
 use crate::edge::{Edge, body};
 use crate::engine::connections::profile::Who;
-use crate::engine::connections::{Control, Delivery, Dialect};
+use crate::engine::connections::{Change, Control, Delivery, Dialect};
 use crate::engine::rooms::StartAt;
 use crate::event::{Ack, NewEvent, Pattern, RoomName};
 use crate::limits::StreamPlaces;
@@ -33,6 +35,8 @@ use crate::metrics::record::{self, TransportMeter};
 const BODY_BYTES: usize = 64 << 10;
 /// The room of round trips.
 const PROBES: &str = "probe:analytics";
+/// How long a stream is waited for whose socket takes nothing for now: it changes when it goes on.
+const CHANGE: Duration = Duration::from_secs(1);
 /// How long a round trip may take.
 const TRIP: Duration = Duration::from_secs(5);
 
@@ -61,17 +65,9 @@ fn answer(rooms: &[RoomName], connections: usize) -> Response {
 pub(super) async fn subscribe(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let rooms = metrics_asked(&edge, &caller, request).await?;
     let contract = contract(&edge.settings());
-    let said = Arc::new(confirmation("subscribed", &rooms));
-    let streams = edge.analytics.of_user(&caller.identity.subject);
-    for stream in &streams {
-        // It hears what it will follow before the rooms take it in.
-        Delivery::control(&stream.mailbox, Control::Follow(rooms.clone(), Some(Arc::clone(&contract))));
-        Delivery::control(&stream.mailbox, Control::Say(said.clone()));
-        for room in &rooms {
-            edge.rooms.invite(stream, room, contract.terms()).await?;
-        }
-    }
-    Ok(answer(&rooms, streams.len()))
+    let connections =
+        change(&edge, &caller, &rooms, "subscribed", |change| Control::Follow(change, Some(Arc::clone(&contract))));
+    Ok(answer(&rooms, connections.await))
 }
 
 /// `POST …/unsubscribe`: none of the user's live streams follows these metrics any more.
@@ -81,13 +77,30 @@ pub(super) async fn unsubscribe(
     request: Request,
 ) -> Result<Response, Problem> {
     let rooms = metrics_asked(&edge, &caller, request).await?;
-    let said = Arc::new(confirmation("unsubscribed", &rooms));
+    let connections = change(&edge, &caller, &rooms, "unsubscribed", Control::Unfollow).await;
+    Ok(answer(&rooms, connections))
+}
+
+/// Changes what a user's live streams follow, and waits until it holds; how many there are.
+async fn change(
+    edge: &Edge,
+    caller: &Caller,
+    rooms: &[RoomName],
+    kind: &str,
+    order: impl Fn(Change) -> Control,
+) -> usize {
+    let say: Arc<Message> = Arc::new(confirmation(kind, rooms));
     let streams = edge.analytics.of_user(&caller.identity.subject);
+    let mut waiting = Vec::with_capacity(streams.len());
     for stream in &streams {
-        Delivery::control(&stream.mailbox, Control::Unfollow(rooms.clone()));
-        Delivery::control(&stream.mailbox, Control::Say(said.clone()));
+        let (done, told) = oneshot::channel();
+        let change = Change { rooms: rooms.to_vec(), say: say.clone(), done };
+        Delivery::control(&stream.mailbox, order(change));
+        waiting.push(told);
     }
-    Ok(answer(&rooms, streams.len()))
+    // One that has ended meanwhile tells nothing either.
+    let _ = tokio::time::timeout(CHANGE, futures_util::future::join_all(waiting)).await;
+    streams.len()
 }
 
 /// `POST …/test-connection`: an event goes the way of all events, from ingest by its room and a mailbox of its own to the bytes that the transport would write.
@@ -114,11 +127,6 @@ pub(super) async fn test_connection(
         }
         _ => return Err(Problem::parameter("connectionType", "expected sse or websocket")),
     };
-    success_of(kind, took)
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "the last step of a call that may fail")]
-fn success_of(kind: Option<&str>, took: Duration) -> Result<Response, Problem> {
     Ok(success(&json!({
         "connectionType": kind,
         "healthy": true,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_actors::{Inbox, Level};
 
-use super::super::{Contract, Delivery, Dialect, Notice};
+use super::super::{Change, Contract, Control, Delivery, Dialect, Notice};
 use super::{Follow, Served, Session, books};
 use crate::auth::Identity;
 use crate::engine::connections::thin::Thin;
@@ -147,14 +147,27 @@ impl<D: Dialect> Session<D> {
         self.forget_contracts(patterns);
     }
 
-    /// Will follow these rooms, which are told by somebody else.
-    pub(super) fn expect(&mut self, rooms: &[RoomName], contract: Option<&Arc<Contract>>) {
+    /// Follows more rooms on somebody else's word. The rooms are asked beside it, because a reader does not wait; what they say comes through its mailbox.
+    pub(super) fn follow_too(&mut self, change: Change, contract: Option<Arc<Contract>>) {
+        let Change { rooms, say, done } = change;
         self.take_in_again(|name| rooms.contains(name));
         let before = self.profile.patterns();
         let wanted = rooms.iter().cloned().map(Pattern::Room);
         let new: Vec<Pattern> = wanted.filter(|pattern| !before.contains(pattern)).collect();
         self.alone = self.profile.set_patterns(|all| all.extend(new.iter().cloned()));
-        self.enter_contract(&new, contract);
+        self.enter_contract(&new, contract.as_ref());
+        let terms = contract.map_or(Terms::default(), |contract| contract.terms());
+        let (registry, subscriber) = (self.rooms.clone(), Arc::clone(&self.subscriber));
+        // Bounded by who sends changes, and each in time.
+        tokio::spawn(async move {
+            for room in rooms {
+                if registry.invite(&subscriber, &room, terms).await.is_err() {
+                    Delivery::control(&subscriber.mailbox, Control::NotFollowed(room));
+                }
+            }
+            Delivery::control(&subscriber.mailbox, Control::Say(say));
+            let _ = done.send(());
+        });
     }
 
     /// Leaves rooms, also where a pattern of its own names them.
