@@ -3,6 +3,7 @@ those who have the role for it, also over connections that break.
 """
 
 import json
+import socket as socketlib
 import time
 import uuid
 
@@ -122,11 +123,20 @@ class Stream:
 class Socket:
     """The WebSocket by the `websockets` library."""
 
-    def __init__(self, daemon, key=ROOT, header=False, path="websocket", **query):
+    def __init__(self, daemon, key=ROOT, header=False, path="websocket", receive=None, **query):
         query = "&".join(f"{name}={value}" for name, value in {**({} if header or key is None else {"token": key}), **query}.items())
         headers = {"Authorization": f"Bearer {key}"} if header and key else {}
-        self.connection = connect(f"ws://{daemon.address}{BASE}/{path}?{query}", additional_headers=headers, proxy=None, compression=None,
-                                  ping_interval=None, close_timeout=1, max_size=None, legacy=True)
+        raw = socketlib.socket()
+        if receive:
+            raw.setsockopt(socketlib.SOL_SOCKET, socketlib.SO_RCVBUF, receive)
+        raw.settimeout(WAIT)
+        raw.connect(("127.0.0.1", int(daemon.address.rsplit(":", 1)[1])))
+        try:
+            self.connection = connect(f"ws://{daemon.address}{BASE}/{path}?{query}", sock=raw, additional_headers=headers, proxy=None, compression=None,
+                                      ping_interval=None, close_timeout=1, max_size=None, max_queue=(2, 1) if receive else 1024, legacy=True)
+        except BaseException:
+            raw.close()
+            raise
 
     def next(self, timeout=WAIT):
         return json.loads(self.connection.recv(timeout))
@@ -803,6 +813,32 @@ def test_limits_kept_connections_have_a_bound_in_number_and_in_bytes(start, stre
         publish(server, "m1", "x" * 60_000)
     parked(server, 1)
     assert reconnect(stream, server, tokens[2]).next()["type"] == "connection_established"
+
+
+def test_limits_a_kept_connection_can_be_ended_by_an_operator(server, stream):
+    boss = mint(sub="boss", roles=["admin"])
+    one = stream(server, "users")
+    established, _ = one.open()
+    lost(server, one)
+    listed = server.get("/v1/connections", key=boss).json()["connections"]
+    assert [(each["id"], each["transport"], each["subject"]) for each in listed] == [(established["connectionId"], "parked", "root")]
+    assert server.request("DELETE", f"/v1/connections/{established['connectionId']}", key=boss).status_code == 204
+    parked(server, 0)
+    refused(call(server, f"reconnect?token={established['reconnectToken']}", key=None), 410)
+
+
+def test_limits_a_client_that_does_not_read_loses_what_is_least_urgent_and_is_told(start, socket):
+    server = start(LIMITS__SEND_BUFFER="8KiB")
+    one = socket(server, metrics="users", receive=4096)
+    one.until("initial_metrics")
+    for _ in range(300):
+        publish(server, "users", "x" * 20_000)
+    publish(server, "alerts", "look")
+    before = []
+    while not before or before[-1]["type"] != "system_alert":
+        before.append(one.next())
+    dropped = [message["data"] for message in before if message["type"] == "messages_dropped"] or [one.until("messages_dropped")["data"]]
+    assert dropped[0]["metric"] == "users" and dropped[0]["count"] > 0
 
 
 def test_limits_a_stop_does_not_wait_for_kept_connections(server, stream):

@@ -113,6 +113,26 @@ pub(super) fn new_token() -> SmolStr {
     parts.join("-").into()
 }
 
+/// A token that is taken: spent if something good came of it, and good again if not, also where nobody waited for the outcome.
+struct Claim<'d> {
+    desk: &'d Desk,
+    token: &'d str,
+    id: u64,
+    good: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.good {
+            return;
+        }
+        let mut inner = self.desk.inner.lock();
+        if inner.entries.contains_key(&self.id) {
+            inner.tokens.insert(self.token.into(), self.id);
+        }
+    }
+}
+
 impl Inner {
     fn forget(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
@@ -143,6 +163,7 @@ impl Inner {
             *users += 1;
             let over_user = own.per_user_parked > 0 && *users > own.per_user_parked;
             if bytes > own.parked_bytes || count > own.parked_connections || over_user {
+                record::connection_cut("parked_full");
                 gone.extend(self.forget(id));
             }
         }
@@ -219,8 +240,16 @@ impl Desk {
     }
 
     /// Takes a token, which is spent then, and the connection that it stands for. Whose old socket is still there has it taken away.
-    pub(super) async fn claim(&self, edge: &Edge, token: &str) -> Result<Parked, Option<Problem>> {
+    pub(super) async fn claim<'d>(&'d self, edge: &Edge, token: &'d str) -> Result<Parked, Option<Problem>> {
         let id = self.inner.lock().tokens.remove(token).ok_or(None)?;
+        let mut claim = Claim { desk: self, token, id, good: false };
+        let outcome = self.let_go(edge, id).await;
+        claim.good = outcome.is_ok();
+        outcome
+    }
+
+    /// The connection, without its socket.
+    async fn let_go(&self, edge: &Edge, id: u64) -> Result<Parked, Option<Problem>> {
         if let Some(parked) = self.take(id) {
             return Ok(parked);
         }
@@ -236,7 +265,6 @@ impl Desk {
                 return Ok(parked);
             }
         }
-        self.inner.lock().tokens.insert(token.into(), id);
         Err(Some(Problem::unavailable("busy", "the old connection does not let go; try again")))
     }
 

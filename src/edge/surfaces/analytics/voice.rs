@@ -51,7 +51,8 @@ impl Admin {
         place: Option<Place<SmolStr>>,
     ) -> Self {
         let (edge, identity) = (edge.clone(), Arc::clone(identity));
-        Self { edge, identity, token, begin, greeted: false, _place: place }
+        let greeted = begin.is_empty();
+        Self { edge, identity, token, begin, greeted, _place: place }
     }
 
     fn established(&self, connection: u64, rooms: &[String], cursor: &str) -> Message {
