@@ -17,6 +17,12 @@ pub const CASES: &str = ".test.toml";
 pub const EMBEDDED: &[(&str, &str)] = &[
     ("host_alarms", include_str!("../../config/pipelines/host_alarms.toml")),
     ("host_windows", include_str!("../../config/pipelines/host_windows.toml")),
+    ("metrics_costs", include_str!("../../config/pipelines/metrics_costs.toml")),
+    ("metrics_models", include_str!("../../config/pipelines/metrics_models.toml")),
+    ("metrics_now", include_str!("../../config/pipelines/metrics_now.toml")),
+    ("metrics_reports", include_str!("../../config/pipelines/metrics_reports.toml")),
+    ("metrics_requests", include_str!("../../config/pipelines/metrics_requests.toml")),
+    ("metrics_totals", include_str!("../../config/pipelines/metrics_totals.toml")),
 ];
 
 /// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault, `embedded`

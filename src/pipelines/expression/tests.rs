@@ -70,6 +70,8 @@ fn examples() -> Vec<(&'static str, Json)> {
         ("log(exp(0))", json!(0)),
         ("coalesce(data.missing, data.nothing, data.n + data.missing, 'x')", json!("x")),
         ("coalesce(data.missing)", json!(null)),
+        ("object('a' + string(data.n), [1, data.n])", json!({ "a4": [1, 4] })),
+        ("object(data.n, 1)['4'] + size(object('x', 0)) + ('x' in object('x', null) ? 1 : 0)", json!(3)),
         // The event, and what lies in its data.
         ("data.usage > 90.0 && kind == \"sample\"", json!(true)),
         ("room + '/' + key + '/' + priority", json!("host:cpu/k1/normal")),

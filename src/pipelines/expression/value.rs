@@ -1,6 +1,7 @@
 //! What an expression computes with: values borrowed from the event, or from the expression, where they can be, so that flags, numbers and given text cost no allocation. What was made
 //! is counted, not copied.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -115,8 +116,8 @@ pub(super) enum Value<'a> {
     Tree(&'a Json),
     /// A list that was made.
     List(Rc<Vec<Value<'a>>>),
-    /// An object that was made. Its names stand in the expression.
-    Object(Rc<BTreeMap<&'a str, Value<'a>>>),
+    /// An object that was made. Most names stand in the expression.
+    Object(Rc<BTreeMap<Cow<'a, str>, Value<'a>>>),
 }
 
 impl<'a> Value<'a> {
@@ -173,7 +174,12 @@ impl<'a> Value<'a> {
                 Some(Box::new(fields.keys().map(|name| Value::Text(Text::Given(name.as_str())))))
             }
             Self::List(items) => Some(Box::new(items.iter().cloned())),
-            Self::Object(fields) => Some(Box::new(fields.keys().map(|&name| Value::Text(Text::Given(name))))),
+            Self::Object(fields) => Some(Box::new(fields.keys().map(|name| {
+                Value::Text(match name {
+                    Cow::Borrowed(name) => Text::Given(name),
+                    Cow::Owned(name) => Text::made(name),
+                })
+            }))),
             _ => None,
         }
     }
