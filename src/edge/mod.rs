@@ -27,6 +27,7 @@ pub mod server;
 mod socket;
 mod sse;
 mod stream;
+#[allow(dead_code, reason = "the surfaces that use it come one by one")]
 mod surfaces;
 pub mod tls;
 mod wellformed;

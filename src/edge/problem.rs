@@ -152,6 +152,7 @@ impl Problem {
     }
 
     /// What is wrong with each item or field: objects with `item`, `field` (each where it is known) and `message`.
+    #[allow(dead_code, reason = "for surfaces, which come one by one")]
     pub(super) fn errors(&self) -> &[Value] {
         &self.errors
     }
