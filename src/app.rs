@@ -22,6 +22,7 @@ use crate::engine::log_keeper::LogKeeper;
 use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
 use crate::engine::rooms::keeper::RoomsKeeper;
+use crate::engine::sources::connections::{ConnectionsSource, Count};
 use crate::engine::sources::generator::{self, GeneratorSource};
 use crate::engine::sources::host::HostSource;
 use crate::engine::sources::ingest::{self, Ingest, IngestSource};
@@ -29,7 +30,7 @@ use crate::limits::Guards;
 use crate::log::{Log, LogError};
 use crate::metrics::exporter;
 use crate::pipelines::{self, Definition};
-use crate::settings::Settings;
+use crate::settings::{Settings, Surface};
 
 /// Bound of a mailbox that only ever holds a few orders.
 const FEW: Bounds = Bounds { messages: 64, bytes: usize::MAX };
@@ -120,6 +121,12 @@ impl App {
         let limits = &settings.limits;
         let bounds = Bounds { messages: limits.mailbox_messages, bytes: limits.mailbox_bytes };
         let connections = Connections::new(census.clone(), bounds, limits.mailboxes_bytes, limits.rooms_per_connection);
+        if settings.pipelines.builtin && settings.surfaces.enabled.contains(&Surface::Metrics) {
+            let (own, shown) = (rooms.clone(), connections.clone());
+            let count: Count = Arc::new(move || shown.count());
+            let make = move || ConnectionsSource::new(own.clone(), Arc::clone(&count));
+            spawn_ticked(&sources, "source connections", LOOK_PERIOD, make).await?;
+        }
         let keepers = Supervisor::start(&census).await?;
         let guards = Guards::new(settings.limits.clone());
         let orders = start_keepers(&keepers, &rooms, &log, &connections, &auth).await?;
