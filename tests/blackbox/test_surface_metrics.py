@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import random
+import socket
 import subprocess
 import time
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ from websockets.sync.client import connect
 from harness.api import problem
 from harness.node import Script
 from harness.pipelines import SETTINGS as ADMIN_SETTINGS
-from harness.pipelines import applied, working
+from harness.pipelines import applied, state, working
 from harness.process import eventually
 from harness.tokens import mint
 
@@ -66,12 +67,19 @@ def stream():
 class Stream:
     """The stream by the library `websockets`. `seen` are all its messages."""
 
-    def __init__(self, daemon, key="", header=True, **params):
+    def __init__(self, daemon, key="", header=True, slow=False, **params):
         key = daemon.key if key == "" else key
         if key and not header:
             params["token"] = key
         headers = {"Authorization": f"Bearer {key}"} if key and header else {}
-        self.connection = connect(address(daemon, **params), additional_headers=headers, proxy=None, close_timeout=1, max_size=None, legacy=True)
+        host, port = daemon.address.rsplit(":", 1)
+        sock = socket.socket()
+        if slow:
+            # Not calling `next` then makes the server feel a slow reader.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.connect((host, int(port)))
+        self.connection = connect(address(daemon, **params), sock=sock, additional_headers=headers, proxy=None, compression=None, close_timeout=1,
+                                  max_size=None, max_queue=(2, 1) if slow else 1024, legacy=True)
         self.seen = []
 
     def next(self, timeout=WAIT):
@@ -140,14 +148,14 @@ def unbroken(messages, after):
 
 
 def quiet(daemon, since=0):
-    """Waits until nothing changes any more: the rates are down to nothing. The stream's head."""
+    """Waits until nothing changes any more: so many requests are counted, and all rates are down to nothing."""
     def look():
-        found = daemon.history("metrics:stream", tail=1000)["events"] if daemon.room("metrics:stream") else []
-        last = [event for event in found if event["kind"] == "metrics_update"][-1:]
-        return bool(last) and last[0]["data"]["requests_per_second"] == 0 and last[0]["data"]["total_requests"] >= since
+        table = (state(daemon, "metrics:now") or {"data": {}})["data"]
+        figures = [entry["data"] for name, entry in table.items() if name.startswith(("metrics_update", "model_update"))]
+        counted = table.get("metrics_update", {"data": {}})["data"].get("total_requests", -1)
+        return counted >= since and all(one["requests_per_second"] == 0 for one in figures)
 
     eventually(look, "the rates are down to nothing", 30)
-    return daemon.room("metrics:stream")["head"]
 
 
 class TestStream:
@@ -450,24 +458,59 @@ class TestIn:
         assert [request["id"] for request in found["state"]["recentRequests"]] == ["after", "before"]
         assert found["repeated"] == 0
 
-    def test_what_is_not_kept_any_more_is_made_up_for_by_another_init(self, start, stream):
-        daemon = start(ROOMS__METRICS__RETENTION_COUNT="20")
+    def test_what_is_not_kept_any_more_is_made_up_for_by_another_init_and_what_is_kept_comes(self, start, stream):
+        daemon = start(ROOMS__METRICS__RETENTION_COUNT="200")
         first = stream(daemon)
-        last = first.next()["sequence"]
         report(daemon, record(id="first"))
         seq = first.until(totals(1))["sequence"]
         first.connection.close()
-        report(daemon, *[record(id=str(n)) for n in range(300)])
-        quiet(daemon, 301)
-        eventually(lambda: daemon.room("metrics:stream")["first_seq"] > seq + 5, "the first are gone", 30)
+        for at in range(0, 600, 100):
+            report(daemon, *[record(id=str(n)) for n in range(at, at + 100)])
+        quiet(daemon, 601)
+        eventually(lambda: daemon.room("metrics:stream")["first_seq"] > seq + 1, "the first are gone", 30)
         again = stream(daemon, after=seq)
         again.next()
         made_up = again.until("init")
-        assert made_up["metadata"]["missed"]["after"] == seq, made_up["metadata"]
-        assert made_up["data"]["metrics"]["total_requests"] == 301 and made_up["sequence"] > last
+        assert made_up["metadata"]["missed"]["after"] == seq and made_up["sequence"] == made_up["metadata"]["missed"]["first"] - 1
+        assert made_up["data"]["metrics"]["total_requests"] == 601
         report(daemon, record(id="more"))
-        again.until(totals(302))
-        unbroken(again.seen[again.seen.index(made_up):], made_up["sequence"])
+        again.until(totals(602))
+        came = again.seen[again.seen.index(made_up):]
+        assert len(unbroken(came, made_up["sequence"])) > 50, "what is kept comes too"
+
+    def test_a_client_that_is_too_slow_is_told_what_was_given_up_and_what_is_so_now(self, start, stream):
+        daemon = start(ROOMS__METRICS__ON_FULL="displace", LIMITS__MAILBOX_MESSAGES="64")
+        quiet(daemon)
+        slow = stream(daemon, slow=True)
+        at = slow.next()["sequence"]
+        pad = "x" * 20_000
+        for n in range(40):
+            report(daemon, *[record(id=f"{n}/{m}", pad=pad) for m in range(20)])
+        quiet(daemon, 800)
+        head = daemon.room("metrics:stream")["head"]
+        missed = 0
+        while at < head:
+            message = slow.next(30)
+            if message["type"] == "init":
+                told = message["metadata"]["missed"]
+                assert (told["from"], told["count"]) == (at + 1, told["to"] - at), f"at {at}: {told}"
+                missed, at = missed + told["count"], message["sequence"]
+                assert at == told["to"] and message["data"]["metrics"]["total_requests"] > 0
+            elif "sequence" in message:
+                assert message["sequence"] == at + 1
+                at += 1
+        assert missed > 0
+
+    def test_from_0_on_all_that_is_held_comes(self, start, stream):
+        daemon = start()
+        report(daemon, *[record(id=str(n)) for n in range(3)])
+        stream(daemon).until(lambda message: message["type"] == "init" and message["data"]["metrics"] or totals(3)(message))
+        client = stream(daemon, after=0)
+        first = client.next()
+        client.until(totals(3))
+        assert first["data"]["recent_requests"] == []
+        unbroken(client.seen, first["sequence"])
+        assert [message["data"]["id"] for message in client.seen if message["type"] == "request_update"] == ["0", "1", "2"]
 
     @pytest.mark.parametrize(("message", "code"), [
         ("{", "invalid_json"), ("[1]", "invalid_field"), ('{"type":7}', "invalid_field"), ('{"type":"custom","data":{"foo":"bar"}}', "unknown_type"),

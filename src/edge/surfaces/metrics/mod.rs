@@ -80,6 +80,11 @@ fn snapshot(edge: &Edge) -> Option<Arc<Snapshot>> {
     edge.rooms.find(&room(NOW).ok()?).ok()??.snapshot()
 }
 
+/// The number of the oldest message that is held.
+fn oldest(edge: &Edge) -> Option<u64> {
+    edge.rooms.find(&room(STREAM).ok()?).ok()??.held().map(|held| held.0)
+}
+
 async fn open_stream(State(edge): State<Edge>, mut caller: Caller, request: Request) -> Result<Response, Problem> {
     let room = room(STREAM)?;
     if is_public(&edge.settings(), &request) && !caller.identity.rights.may_read(&room) {

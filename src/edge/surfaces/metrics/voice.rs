@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{known, snapshot};
+use super::{known, oldest, snapshot};
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::problem::whole_seconds;
@@ -70,21 +70,24 @@ pub(super) struct Speaks {
     types: Types,
     /// What is known, until it was said.
     begins_with: Option<Arc<Snapshot>>,
-    /// Messages up to this one are in what was last said to be known, and do not come again.
-    has_to: u64,
 }
 
 impl Speaks {
     pub(super) fn new(edge: Edge, types: Types, begins_with: Option<Arc<Snapshot>>) -> Self {
-        Self { edge, types, begins_with, has_to: 0 }
+        Self { edge, types, begins_with }
     }
 
-    /// Everything that is known, to begin again with because something is missing.
-    fn anew(&mut self, missed: &serde_json::Value) -> Messages {
-        let snapshot = snapshot(&self.edge);
-        let newest = snapshot.as_ref().and_then(|snapshot| known::newest(&snapshot.json));
-        self.has_to = self.has_to.max(newest.unwrap_or(0));
-        init(snapshot.as_deref(), self.has_to, &json!({ "missed": missed }))
+    /// Everything that is known, because something is missing; the stream goes on behind `sequence`.
+    fn anew(&self, sequence: u64, missed: &serde_json::Value) -> Messages {
+        init(snapshot(&self.edge).as_deref(), sequence, &json!({ "missed": missed }))
+    }
+
+    /// The first message of all.
+    fn begin(&mut self, connection: u64, cursor: &str) -> Messages {
+        // Where it stands: behind what is known, or where the client has said; from 0 on that is before the oldest message.
+        let stands = cursor.parse().unwrap_or(0);
+        let oldest = oldest(&self.edge).unwrap_or(0);
+        init(self.begins_with.take().as_deref(), oldest.saturating_sub(1).max(stands), &json!({ "connection": connection }))
     }
 }
 
@@ -128,7 +131,7 @@ fn error(code: &str, message: &str, retry: Option<Duration>) -> Message {
 
 impl Voice for Speaks {
     fn event(&mut self, event: &Arc<Event>) -> Messages {
-        if event.change || event.seq <= self.has_to || !self.types.want(&event.kind) {
+        if event.change || !self.types.want(&event.kind) {
             return Messages::new();
         }
         ENCODED.of(event, "metrics", || {
@@ -140,19 +143,19 @@ impl Voice for Speaks {
 
     fn notice(&mut self, notice: &Notice<'_>, cursor: &str) -> Messages {
         match notice {
-            Notice::Welcome { connection, .. } => {
-                // Where it stands: behind what is known, or where the client has said.
-                let sequence = cursor.parse().unwrap_or(0);
-                init(self.begins_with.take().as_deref(), sequence, &json!({ "connection": connection }))
-            }
+            Notice::Welcome { connection, .. } => self.begin(*connection, cursor),
             Notice::Heartbeat if self.types.want("heartbeat") => {
                 let now = clock::now_ms();
                 one(&format!("{{\"type\":\"heartbeat\",\"timestamp\":{now},\"data\":{{\"server_time\":{now}}}}}"))
             }
             Notice::Heartbeat | Notice::Snapshot { .. } => Messages::new(),
-            Notice::Gap { gap, .. } => self.anew(&json!({ "after": gap.after, "first": gap.first_seq })),
+            Notice::Gap { gap, .. } => {
+                let missed = json!({ "after": gap.after, "first": gap.first_seq });
+                self.anew(gap.first_seq.saturating_sub(1), &missed)
+            }
             Notice::Dropped { from_seq, to_seq, count, reason, .. } => {
-                self.anew(&json!({ "from": from_seq, "to": to_seq, "count": count, "reason": reason }))
+                let missed = json!({ "from": from_seq, "to": to_seq, "count": count, "reason": reason });
+                self.anew(*to_seq, &missed)
             }
             Notice::Error { code, message, retry } => said(error(code, message, *retry)),
             Notice::Expiring { at_ms } => {
