@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from harness.api import problem
 from harness.node import Script
 from harness.pipelines import SETTINGS as ADMIN_SETTINGS
-from harness.pipelines import applied, state, working
+from harness.pipelines import applied, listed, state, working
 from harness.process import eventually
 from harness.tokens import mint
 
@@ -202,6 +202,23 @@ class TestStream:
         report(daemon, record())
         told = script.next(lambda told: totals(1)(told["message"]))
         assert told["id"] == str(told["message"]["sequence"])
+
+    def test_a_page_in_chromium_has_both_and_they_say_the_same(self, start, browser):
+        daemon = start()
+        browser.call("Page.setBypassCSP", enabled=True)  # the probe's page is only borrowed for its origin
+        browser.open(f"{daemon.url}/livez")
+        browser.run(f"""
+            window.heard = []; window.read = [];
+            window.socket = new WebSocket({json.dumps(address(daemon, token=daemon.key))});
+            socket.onmessage = message => heard.push(JSON.parse(message.data));
+            window.source = new EventSource({json.dumps(address(daemon, "http", token=daemon.key))});
+            source.onmessage = message => read.push(JSON.parse(message.data)); 0""")
+        browser.wait("heard.length > 0 && read.length > 0", "both begin")
+        report(daemon, record(id="a"))
+        for name in ("heard", "read"):
+            browser.wait(f"{name}.some(message => message.type === 'metrics_update' && message.data.total_requests === 1)", f"{name} the figures")
+            assert browser.run(f"{name}[0].type") == "init"
+            assert browser.run(f"{name}.filter(message => message.type === 'request_update').map(message => message.data.id)") == ["a"]
 
     def test_sse_is_packed_for_those_who_take_it(self, start):
         daemon = start()
@@ -479,7 +496,7 @@ class TestIn:
         assert len(unbroken(came, made_up["sequence"])) > 50, "what is kept comes too"
 
     def test_a_client_that_is_too_slow_is_told_what_was_given_up_and_what_is_so_now(self, start, stream):
-        daemon = start(ROOMS__METRICS__ON_FULL="displace", LIMITS__MAILBOX_MESSAGES="64")
+        daemon = start(ROOMS__METRICS__ON_FULL="displace", LIMITS__MAILBOX_MESSAGES="64", LIMITS__WRITE_TIMEOUT="60s")
         quiet(daemon)
         slow = stream(daemon, slow=True)
         at = slow.next()["sequence"]
@@ -824,6 +841,17 @@ class TestAuth:
     def test_prometheus_metrics_are_where_they_were(self, start):
         answer = start().get("/metrics")
         assert answer.status_code == 200 and "# TYPE tidegate_" in answer.text
+
+
+class TestSwitchedOff:
+    """Where the surface is not served there is nothing of it."""
+
+    def test_neither_its_paths_nor_its_pipelines_nor_its_rooms_are_there(self, start, stream):
+        daemon = start(SURFACES__ENABLED="overview", METRICS__STREAM_PUBLIC="true")
+        assert daemon.get("/metrics/stream").status_code == daemon.request("POST", "/metrics/requests", json=record()).status_code == 404
+        assert daemon.get("/metrics/stream", key=None).status_code == 401
+        assert not any(name.startswith("metrics_") for name in listed(daemon)) and daemon.room("metrics:connections") is None
+        assert daemon.get("/metrics").status_code == 200
 
 
 class TestRooms:

@@ -87,7 +87,11 @@ impl Speaks {
         // Where it stands: behind what is known, or where the client has said; from 0 on that is before the oldest message.
         let stands = cursor.parse().unwrap_or(0);
         let oldest = oldest(&self.edge).unwrap_or(0);
-        init(self.begins_with.take().as_deref(), oldest.saturating_sub(1).max(stands), &json!({ "connection": connection }))
+        init(
+            self.begins_with.take().as_deref(),
+            oldest.saturating_sub(1).max(stands),
+            &json!({ "connection": connection }),
+        )
     }
 }
 
