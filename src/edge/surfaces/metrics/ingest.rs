@@ -1,19 +1,22 @@
 //! `POST /metrics/requests` and `POST /metrics/report`: taken whole or not at all, and published into the rooms that the pipelines read.
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::{REPORTS, REQUESTS, record, room};
+use crate::edge::body::{Encoding, decline, receive};
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
 use crate::edge::publish::may;
-use crate::edge::{Edge, answer, body};
+use crate::edge::{Edge, answer};
 use crate::event::incoming::{BodyError, BodyLimits};
 use crate::event::{Ack, NewEvent};
 use crate::metrics::record as meter;
+use crate::traces;
 
 type Read = fn(&[u8], BodyLimits) -> Result<Vec<NewEvent>, BodyError>;
 
@@ -35,23 +38,31 @@ async fn take(
     read: Read,
 ) -> Result<Response, Problem> {
     let room = room(into)?;
-    let ack = match may(edge, caller, &room).and_then(|()| check(edge, &request)) {
-        Ok(ack) => ack,
+    let (head, body) = request.into_parts();
+    let (ack, encoding) = match may(edge, caller, &room).and_then(|()| check(edge, &head)) {
+        Ok(checked) => checked,
         Err(problem) => {
-            body::decline(request).await;
+            decline(Request::from_parts(head, body)).await;
             return Err(problem);
         }
     };
-    // The permits are held until the events are in their room.
-    let (bytes, _permits) = body::whole(edge, request).await?;
-    let started = std::time::Instant::now();
+    let received = receive(edge, &head.headers, encoding, body).await?;
     let settings = edge.settings();
     let limits = &settings.limits;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let events = read(&bytes, bounds)?;
-    drop(bytes);
-    let receipt = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await?;
-    meter::published(ack, started.elapsed());
+    let mut events = read(&received.bytes, bounds)?;
+    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let tracing = traces::publishing(room.as_str(), parent);
+    if let Some(tracing) = &tracing {
+        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    }
+    let outcome = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await;
+    if let Some(tracing) = tracing {
+        let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+        tracing.end(outcome.map_err(ToString::to_string));
+    }
+    let receipt = outcome?;
+    meter::published(ack, received.at.elapsed());
     let mut told = json!({
         "count": receipt.count,
         "first_seq": receipt.first_seq,
@@ -65,12 +76,13 @@ async fn take(
 }
 
 /// What a request's head says, before its body is read.
-fn check(edge: &Edge, request: &Request) -> Result<Ack, Problem> {
-    is_json(request.headers())?;
-    match Params::pick(request.uri().query(), &["ack"]).get("ack") {
-        None => Ok(edge.settings().log.ack),
-        Some(text) => Ack::parse(text).ok_or_else(|| Problem::parameter("ack", "expected memory, logged or synced")),
-    }
+fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Encoding), Problem> {
+    is_json(&head.headers)?;
+    let ack = match Params::pick(head.uri.query(), &["ack"]).get("ack") {
+        None => edge.settings().log.ack,
+        Some(text) => Ack::parse(text).ok_or_else(|| Problem::parameter("ack", "expected memory, logged or synced"))?,
+    };
+    Ok((ack, Encoding::of(&head.headers)?))
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
