@@ -145,6 +145,8 @@ pub enum Credential {
     Token(Arc<TokenFacts>),
     /// A token that a login gave to a user of the settings.
     User(Arc<TokenFacts>),
+    /// In no way: somebody who reads what is open to all.
+    Nothing,
 }
 
 /// What is remembered of a token.
@@ -172,6 +174,7 @@ impl Credential {
             Self::Key { .. } => "key",
             Self::Token(_) => "token",
             Self::User(_) => "user",
+            Self::Nothing => "none",
         }
     }
 }

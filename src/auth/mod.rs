@@ -229,6 +229,8 @@ impl Auth {
                 }
                 Some(Arc::new(Identity { roles, rights, ..(**identity).clone() }))
             }
+            // What is open to all stays so until the daemon is started again.
+            Credential::Nothing => Some(Arc::clone(identity)),
         }
     }
 
@@ -252,7 +254,7 @@ impl Auth {
         let identity = self.check(token).ok()?;
         match &identity.credential {
             Credential::Token(facts) | Credential::User(facts) => Some((facts.id.clone(), identity.expires_ms)),
-            Credential::Key { .. } => None,
+            Credential::Key { .. } | Credential::Nothing => None,
         }
     }
 

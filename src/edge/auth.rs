@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use super::caller::Caller;
 use super::problem::Problem;
 use super::server::Peer;
+use super::surfaces::metrics;
 use super::{Edge, body, page, wellformed};
 use crate::audit::Entry;
 use crate::engine::connections::profile::Kill;
@@ -61,8 +62,11 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer { address: None, tls: false });
     let shown = shown(&edge, &request);
     let kill = request.extensions().get::<Kill>().cloned().unwrap_or_default();
-    let caller = match identify(&edge, shown, peer, kill, ip).await {
+    let caller = match identify(&edge, shown, peer, kill.clone(), ip).await {
         Ok(caller) => caller,
+        Err(_) if metrics::is_public(&edge.settings(), &request) => {
+            Caller::anybody(ip, peer, kill, metrics::public_rooms())
+        }
         Err(problem) => return turn_away(&edge, request, ip, problem).await,
     };
     let noted = (caller.clone(), request.method().clone(), request.uri().path().to_owned());
