@@ -19,7 +19,7 @@ use crate::limits::client;
 use crate::metrics::record;
 
 /// What is open to all.
-const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
+const OPEN: [&str; 7] = ["/livez", "/readyz", "/api/health", "/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
 /// And the files of the page that describes the API.
 const OPEN_FILES: &str = "/docs/";
 /// The session cookie's name.

@@ -7,15 +7,17 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::json;
 
-use super::body::{Encoding, declared_length, decline, read};
+use super::body::{Encoding, Permits, declared_length, decline, read};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, answer};
+use crate::engine::rooms::Receipt;
 use crate::event::incoming::{BodyLimits, Format, parse};
-use crate::event::{Ack, RoomName};
+use crate::event::{Ack, NewEvent, RoomName};
 use crate::metrics::record;
 use crate::traces;
 
@@ -98,19 +100,51 @@ async fn take(
 ) -> Result<Response, Problem> {
     let settings = edge.settings();
     let limits = &settings.limits;
-    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let read = tokio::time::timeout(limits.body_timeout, read(edge, declared_length(&head.headers), body));
+    // The permits are held until the events are in their room.
+    let (body, _permits) = receive(edge, head, encoding, body).await?;
+    let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
+    let events = parse(format, &body, bounds)?;
+    drop(body);
+    let receipt = hand_in(edge, room, events, ack, head).await?;
+    let mut answer = json!({
+        "count": receipt.count,
+        "first_seq": receipt.first_seq,
+        "last_seq": receipt.last_seq,
+        "ack": ack.name(),
+    });
+    if receipt.duplicates > 0 {
+        answer["duplicates"] = receipt.duplicates.into();
+    }
+    Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
+}
+
+/// Reads a body and unpacks it, within its limits of size and time. Its permits are to be held until what was made of it is in its room.
+pub(super) async fn receive(
+    edge: &Edge,
+    head: &Parts,
+    encoding: Encoding,
+    body: Body,
+) -> Result<(Bytes, Permits), Problem> {
+    let time = edge.settings().limits.body_timeout;
+    let read = tokio::time::timeout(time, read(edge, declared_length(&head.headers), body));
     let timed_out = || {
-        let detail = format!("the body did not come within {:?} (limits.body_timeout)", limits.body_timeout);
+        let detail = format!("the body did not come within {time:?} (limits.body_timeout)");
         Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
     };
-    // The permits are held until the events are in their room.
     let (body, permits) = read.await.map_err(|_| timed_out())??;
+    encoding.unpack(edge, body, permits).await
+}
+
+/// Hands events to their room and waits for its receipt, and for the log as far as `ack` asks; where traces are followed, as a part of the trace that the request's head names.
+pub(super) async fn hand_in(
+    edge: &Edge,
+    room: RoomName,
+    mut events: Vec<NewEvent>,
+    ack: Ack,
+    head: &Parts,
+) -> Result<Receipt, Problem> {
     let started = Instant::now();
-    let (body, _permits) = encoding.unpack(edge, body, permits).await?;
-    let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let mut events = parse(format, &body, bounds)?;
-    drop(body);
+    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
     let tracing = traces::publishing(room.as_str(), parent);
     if let Some(tracing) = &tracing {
         events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
@@ -122,14 +156,5 @@ async fn take(
     }
     let receipt = outcome?;
     record::published(ack, started.elapsed());
-    let mut answer = json!({
-        "count": receipt.count,
-        "first_seq": receipt.first_seq,
-        "last_seq": receipt.last_seq,
-        "ack": ack.name(),
-    });
-    if receipt.duplicates > 0 {
-        answer["duplicates"] = receipt.duplicates.into();
-    }
-    Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
+    Ok(receipt)
 }

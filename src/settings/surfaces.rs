@@ -40,6 +40,7 @@ pub struct Surfaces {
     pub enabled: Vec<Surface>,
     pub overview: Overview,
     pub metrics: Metrics,
+    pub buffer: Buffer,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +53,12 @@ pub struct Overview {
 #[allow(missing_docs, reason = "see Settings")]
 pub struct Metrics {
     pub stream_public: bool,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Buffer {
+    pub content_bytes: usize,
 }
 
 impl Surfaces {
@@ -83,5 +90,6 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
         enabled,
         overview: Overview { idle_timeout: Some(v.time("limits.idle_timeout")).filter(|time| !time.is_zero()) },
         metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
+        buffer: Buffer { content_bytes: v.length("buffer.content_bytes") },
     }
 }
