@@ -49,6 +49,8 @@ struct State {
     created: u64,
     /// The last seq that was let go since the start, 0 if none.
     gone: u64,
+    /// How many were let go since the start.
+    gone_count: u64,
     places: VecDeque<Place>,
     count: u64,
     bytes: u64,
@@ -167,6 +169,28 @@ impl RoomIndex {
             left -= u64::from(place.count);
         }
         Some(from - 1)
+    }
+
+    /// How many events the log holds after `after`, and the last seq that it holds, 0 if none.
+    #[must_use]
+    pub fn count_after(&self, after: u64) -> (u64, u64) {
+        let state = self.state.lock();
+        let Some(from) = state.first_held(self.retention) else { return (0, 0) };
+        let after = after.max(from - 1);
+        let places = state.places.range(state.index_after(after)..);
+        let count = places.map(|place| place.last() - place.first.max(after.saturating_add(1)) + 1).sum();
+        (count, state.places.back().map_or(0, Place::last))
+    }
+
+    /// How many events retention and the log's budget have let go since the start.
+    #[must_use]
+    pub fn gone_count(&self) -> u64 {
+        let state = self.state.lock();
+        let cut = match (state.places.front(), state.first_held(self.retention)) {
+            (Some(front), Some(first)) => first - front.first,
+            _ => 0,
+        };
+        state.gone_count + cut
     }
 
     /// The places of the events after `after`, up to so many events.
@@ -288,6 +312,7 @@ impl State {
     fn pop_front(&mut self) {
         if let Some(front) = self.places.pop_front() {
             self.gone = front.last();
+            self.gone_count += u64::from(front.count);
             self.count -= u64::from(front.count);
             self.bytes -= u64::from(front.bytes);
         }

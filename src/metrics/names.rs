@@ -83,6 +83,13 @@ metrics! {
     PIPELINE_WAITING = "tidegate_pipeline_events_waiting", Gauge, "pipeline", "Events that wait for a pipeline: in its mailbox, and in the history that it is behind in.";
     PIPELINE_STATE_BYTES = "tidegate_pipeline_state_bytes", Gauge, "pipeline", "A pipeline's state when it was last written down.";
     PIPELINE_BEHIND = "tidegate_pipeline_behind_seconds", Gauge, "pipeline", "How far the clock of a pipeline that has events waiting is behind the time of day.";
+    SINK_EVENTS = "tidegate_sink_events_total", Counter, "sink", "Events that a sink has stored; those that were there already do not count.";
+    SINK_BATCHES = "tidegate_sink_batches_total", Counter, "sink", "Batches of which a sink has stored something.";
+    SINK_REFUSED = "tidegate_sink_rows_refused_total", Counter, "sink", "Events that the database refused; they are in the sink's dead letters.";
+    SINK_FAILURES = "tidegate_sink_failures_total", Counter, "sink", "Tries to write that failed; they are made again until they succeed.";
+    SINK_WAITING = "tidegate_sink_waiting", Gauge, "sink", "Events in a sink's rooms that it has not stored yet.";
+    SINK_WRITE_SECONDS = "tidegate_sink_write_duration_seconds", Histogram, "sink", "Time of one batch's writing.";
+    SINK_LOST = "tidegate_sink_lost_total", Counter, "sink", "Events that retention let go before a sink had stored them.";
     WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
     SSES = "sse_connections", Gauge, "", "SSE connections open now.";
     WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket clients.";

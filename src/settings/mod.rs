@@ -7,6 +7,7 @@ pub mod auth;
 pub mod load;
 pub mod reload;
 pub mod schema;
+pub mod sinks;
 pub mod surfaces;
 pub mod value;
 
@@ -23,6 +24,7 @@ use tidegate_actors::OnFull;
 pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
+pub use self::sinks::Sinks;
 pub use self::surfaces::{Surface, Surfaces};
 use crate::event::Ack;
 
@@ -47,6 +49,7 @@ pub struct Settings {
     pub host: Host,
     pub generator: Generator,
     pub pipelines: Pipelines,
+    pub sinks: Sinks,
     pub metrics_public: bool,
     pub audit: Audit,
     pub tracing: Tracing,
@@ -238,6 +241,7 @@ impl Settings {
 
     fn from_values(v: &Values, faults: &mut Vec<Fault>) -> Option<Self> {
         let auth = auth::read(v, faults);
+        let sinks = sinks::read(v, faults);
         let limits = limits(v, faults);
         if limits.body_bytes > limits.bodies_bytes {
             faults.push(Fault::Together(
@@ -290,6 +294,7 @@ impl Settings {
                 mailbox_messages: v.length("pipelines.mailbox_messages"),
                 mailbox_bytes: v.length("pipelines.mailbox_bytes"),
             },
+            sinks,
             metrics_public: v.flag("metrics.public"),
             audit: Audit {
                 file: v.text_if_given("audit.file").map(PathBuf::from),

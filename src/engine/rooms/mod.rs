@@ -134,6 +134,16 @@ impl Rooms {
         self.0.rooms.iter().map(|room| Arc::clone(&room)).collect()
     }
 
+    /// The rooms in memory that one of these patterns means.
+    #[must_use]
+    pub fn in_memory_of(&self, patterns: &[Pattern]) -> Vec<Arc<Room>> {
+        if let [Pattern::Room(name)] = patterns {
+            return self.in_memory(name).into_iter().collect();
+        }
+        let wanted = |name: &RoomName| patterns.iter().any(|pattern| pattern.matches(name));
+        self.0.rooms.iter().filter(|room| wanted(room.key())).map(|room| Arc::clone(&room)).collect()
+    }
+
     /// A room, if it is in memory.
     #[must_use]
     pub fn in_memory(&self, name: &RoomName) -> Option<Arc<Room>> {
