@@ -35,7 +35,7 @@ const BEGIN_MS: u64 = 1_763_619_000_000;
 const MEMORY_KEYS: usize = 1_000_000;
 
 /// Names of rows, and their steps. Where there are keys, there may be as many as [`MEMORY_KEYS`].
-const STEPS: [(&str, &str); 23] = [
+const STEPS: [(&str, &str); 26] = [
     ("filter", "op = 'filter'\nwhere = 'data.usage > 10.0'"),
     ("map", "op = 'map'\nset = { total = 'data.disk.free + data.disk.used' }\nremove = 'disk'"),
     ("flatten", "op = 'flatten'"),
@@ -53,6 +53,11 @@ const STEPS: [(&str, &str); 23] = [
     ("throttle", "op = 'throttle'\nperiod = '1s'\nkeys_max = 2000000"),
     ("debounce", "op = 'debounce'\nquiet = '5s'\nmax_wait = '10s'\nkeys_max = 2000000"),
     ("batch", "op = 'batch'\ncount = 100\ntime = '10s'\nkeys_max = 2000000"),
+    (
+        "gather",
+        "op = 'gather'\nperiod = '250ms'\n\
+         part = [{ name = 'busy', as = 'list', where = 'data.usage > 99.0' }, { name = 'hosts', as = 'rows' }]",
+    ),
     ("window tumbling", TUMBLING),
     (
         "window sliding",
@@ -65,7 +70,17 @@ const STEPS: [(&str, &str); 23] = [
          fields = { usage = ['mean', 'max', 'count'] }",
     ),
     ("aggregate", "op = 'aggregate'\nkeys_max = 2000000\nfields = { usage = ['mean', 'max', 'count'] }"),
+    (
+        "aggregate recent",
+        "op = 'aggregate'\nkeys_max = 2000000\nemit_every = '1s'\n\
+         recent = [{ name = 'last', events = 100, fields = { usage = ['mean', 'max'] } }, { name = 'now', age = '10s' }]",
+    ),
     ("aggregate p95", "op = 'aggregate'\nkeys_max = 2000000\nfields = { usage = 'p95' }"),
+    (
+        "rollup",
+        "op = 'rollup'\nkeys_max = 1000000\nemit_every = '1s'\nfields = { usage = ['mean', 'max'] }\n\
+         count = [{ name = 'busy', where = 'data.usage > 90.0' }]",
+    ),
     ("delta", "op = 'delta'\nkeys_max = 2000000"),
     ("threshold", "op = 'threshold'\nfield = 'usage'\nabove = 90\nclear_above = 80\nhold = '1s'\nkeys_max = 2000000"),
     ("anomaly", "op = 'anomaly'\nfield = 'usage'\nkeys_max = 2000000"),
@@ -81,7 +96,7 @@ const TUMBLING: &str = "op = 'window'\nkind = 'tumbling'\nsize = '10s'\nkeys_max
      fields = { usage = ['mean', 'max', 'count'] }";
 
 /// The rows whose keys are weighed.
-const KEYED: [&str; 14] = [
+const KEYED: [&str; 15] = [
     "dedupe first",
     "dedupe changes",
     "sample every",
@@ -92,6 +107,7 @@ const KEYED: [&str; 14] = [
     "window sliding",
     "window session",
     "aggregate",
+    "rollup",
     "delta",
     "threshold",
     "anomaly",

@@ -23,6 +23,7 @@
 
 mod cell;
 mod group;
+pub(crate) mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use super::field::Field;
 use super::record::{Got, Record, number_value};
 use super::section::Section;
 use cell::Cell;
+pub(crate) use cell::Noted;
 use group::name_of;
 pub(crate) use group::{About, Grouping, made_kind, record_key};
 
@@ -130,8 +132,52 @@ pub(crate) type Values<'r> = SmallVec<[Got<'r>; 4]>;
 pub(crate) struct Plan {
     fields: Vec<Planned>,
     empty: Totals,
+    /// How the number of events and their rate are called.
+    count: String,
+    rate: String,
     skip: bool,
     distinct_max: usize,
+}
+
+/// What all plans of a step have in common: what becomes of missing values, and the names that are taken.
+#[derive(Debug)]
+pub(crate) struct Common {
+    skip: bool,
+    distinct_max: usize,
+    /// Whether what is counted are events, of which there are so many a second.
+    rates: bool,
+    names: BTreeSet<String>,
+}
+
+impl Common {
+    /// Reads `missing` and `distinct_max`; the group's own fields take their names.
+    pub(crate) fn read(section: &mut Section<'_, '_>, grouping: &Grouping) -> Self {
+        let skip = section.choice("missing", &["dead_letter", "skip"], Some("dead_letter")) == "skip";
+        let mut common = Self { skip, rates: true, ..Self::of_rows(section, &RESERVED) };
+        for name in grouping.names() {
+            common.take(section, "by", name);
+        }
+        common
+    }
+
+    /// Reads `distinct_max`, of a step whose figures are of rows of a table. These need not have all fields.
+    pub(crate) fn of_rows(section: &mut Section<'_, '_>, reserved: &[&str]) -> Self {
+        let distinct_max = section.count_or("distinct_max", 1..=1_000_000, DISTINCT_MAX);
+        let distinct_max = usize::try_from(distinct_max).unwrap_or(usize::MAX);
+        Self { skip: true, distinct_max, rates: false, names: reserved.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    /// Takes a figure's name; one that is taken is a fault of this setting.
+    pub(crate) fn take(&mut self, section: &Section<'_, '_>, key: &str, name: &str) {
+        if !self.names.insert(name.to_owned()) {
+            section.fault(key, format!("two figures would be called {name}"));
+        }
+    }
+}
+
+/// Whether text can be the name of a figure: letters, digits and underscores.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=100).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[derive(Debug)]
@@ -143,17 +189,14 @@ struct Planned {
 }
 
 impl Plan {
-    /// Reads `fields`, `missing` and `distinct_max`.
+    /// Reads `fields`, `missing` and `distinct_max` of a step with one plan.
     pub(crate) fn read(section: &mut Section<'_, '_>, grouping: &Grouping) -> Self {
-        let skip = section.choice("missing", &["dead_letter", "skip"], Some("dead_letter")) == "skip";
-        let distinct_max = section.count_or("distinct_max", 1..=1_000_000, DISTINCT_MAX);
-        let distinct_max = usize::try_from(distinct_max).unwrap_or(usize::MAX);
-        let mut names: BTreeSet<String> = RESERVED.iter().map(|name| (*name).to_owned()).collect();
-        for name in grouping.names() {
-            if !names.insert(name.clone()) {
-                section.fault("by", format!("two figures would be called {name}"));
-            }
-        }
+        let mut common = Common::read(section, grouping);
+        Self::of(section, &mut common, "")
+    }
+
+    /// Reads `fields`; all figures' names begin with the prefix.
+    pub(crate) fn of(section: &mut Section<'_, '_>, common: &mut Common, prefix: &str) -> Self {
         let (mut fields, mut cells) = (Vec::new(), Vec::new());
         for (field, functions) in section.named_lists("fields") {
             let from = cells.len();
@@ -165,10 +208,11 @@ impl Plan {
                     section.fault("fields", format!("there is no function {text:?}; there are: {}", known.join(", ")));
                     continue;
                 };
-                let name = format!("{}_{text}", name_of(&planned.field));
-                if !names.insert(name.clone()) {
-                    section.fault("fields", format!("two figures would be called {name}"));
+                if *function == Function::Rate && !common.rates {
+                    section.fault("fields", "there is no rate of rows");
                 }
+                let name = format!("{prefix}{}_{text}", name_of(&planned.field));
+                common.take(section, "fields", &name);
                 planned.figures.push((name, *function));
                 planned.numbers |= function.wants_numbers();
                 for cell in function.needs() {
@@ -184,7 +228,9 @@ impl Plan {
             planned.cells.end = cells.len();
             fields.push(planned);
         }
-        Self { fields, empty: Totals { count: 0, cells: cells.into() }, skip, distinct_max }
+        let (count, rate) = (format!("{prefix}count"), format!("{prefix}rate"));
+        let (skip, distinct_max) = (common.skip, common.distinct_max);
+        Self { fields, empty: Totals { count: 0, cells: cells.into() }, count, rate, skip, distinct_max }
     }
 
     /// The totals of no event.
@@ -197,26 +243,43 @@ impl Plan {
         totals.cells.iter().map(discriminant).eq(self.empty.cells.iter().map(discriminant))
     }
 
+    /// Whether values that were kept are those of this plan.
+    pub(crate) fn noted(&self, noted: &Noted) -> bool {
+        noted.len() == self.fields.len()
+    }
+
     /// An event's values.
     ///
     /// # Errors
     /// The field that it does not have or that is something else, and what was expected.
     pub(crate) fn values<'r>(&self, record: &'r Record) -> Result<Values<'r>, (&Field, &'static str)> {
-        let mut values = Values::new();
+        let (values, wrong) = self.fitting(record);
+        wrong.map_or(Ok(values), Err)
+    }
+
+    /// An event's values, what does not fit left out; and the first field that does not, with what was expected.
+    pub(crate) fn fitting<'r>(&self, record: &'r Record) -> (Values<'r>, Option<(&Field, &'static str)>) {
+        let (mut values, mut wrong) = (Values::new(), None);
         for planned in &self.fields {
             let value = record.get(&planned.field);
-            let fine = match value {
+            let fits = match value {
                 Got::Number(_) => true,
                 Got::Text(_) | Got::Bool(_) => !planned.numbers,
                 Got::Missing | Got::Null => self.skip,
                 Got::Tree(_) => false,
             };
-            if !fine {
-                return Err((&planned.field, if planned.numbers { "a number" } else { "text, a number or a flag" }));
+            if !fits {
+                let expected = if planned.numbers { "a number" } else { "text, a number or a flag" };
+                wrong = wrong.or(Some((&planned.field, expected)));
             }
-            values.push(value);
+            values.push(if fits { value } else { Got::Missing });
         }
-        Ok(values)
+        (values, wrong)
+    }
+
+    /// Whether an event has at least one of the fields; where there are no fields, each has.
+    pub(crate) fn concerns(&self, values: &[Got<'_>]) -> bool {
+        self.fields.is_empty() || values.iter().any(|value| !matches!(value, Got::Missing | Got::Null))
     }
 
     /// Takes an event into totals.
@@ -243,8 +306,13 @@ impl Plan {
     /// Puts the figures into an event's data; `rate` says how many a second a number of events is.
     pub(crate) fn write(&self, totals: &Totals, rate: impl Fn(u64) -> Option<f64>, data: &mut Map<String, Value>) {
         let rate = |count| rate(count).map_or(Value::Null, number_value);
-        data.insert("count".to_owned(), Value::from(totals.count));
-        data.insert("rate".to_owned(), rate(totals.count));
+        data.insert(self.count.clone(), Value::from(totals.count));
+        data.insert(self.rate.clone(), rate(totals.count));
+        self.write_fields(totals, rate, data);
+    }
+
+    /// Puts the figures of the fields alone into an event's data.
+    pub(crate) fn write_fields(&self, totals: &Totals, rate: impl Fn(u64) -> Value, data: &mut Map<String, Value>) {
         for planned in &self.fields {
             let [Cell::Count(count), cells @ ..] = &totals.cells[planned.cells.clone()] else { continue };
             for (name, function) in &planned.figures {

@@ -59,6 +59,9 @@ struct Step {
     /// When it happened, if that is not when it arrives: a time since the case's beginning.
     happened: Option<String>,
     data: Option<toml::Value>,
+    /// It is a change of its room's state: its data is a merge patch of the whole table.
+    #[serde(default)]
+    change: bool,
     field: Option<String>,
     values: Option<Vec<toml::Value>>,
     times: Option<u64>,
@@ -125,6 +128,18 @@ fn json_of(value: &toml::Value) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
+/// A merge patch: what it takes away it says as `null`, which TOML does not have.
+fn patch_of(value: &toml::Value) -> Value {
+    fn with_nulls(value: Value) -> Value {
+        match value {
+            Value::String(text) if text == "null" => Value::Null,
+            Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, with_nulls(value))).collect(),
+            other => other,
+        }
+    }
+    with_nulls(json_of(value))
+}
+
 impl Run {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         if let Some(at) = &step.at {
@@ -143,7 +158,7 @@ impl Run {
             return if stray { Err("an event needs a room".to_owned()) } else { Ok(()) };
         };
         let room = RoomName::parse(room).map_err(|error| error.to_string())?;
-        let base = step.data.as_ref().map_or(Value::Null, json_of);
+        let base = step.data.as_ref().map_or(Value::Null, if step.change { patch_of } else { json_of });
         let all: Vec<Value> = match (&step.values, &step.field) {
             (Some(values), Some(field)) => values.iter().map(|value| with(&base, field, json_of(value))).collect(),
             (Some(values), None) => values.iter().map(json_of).collect(),
@@ -161,11 +176,13 @@ impl Run {
             }
             self.seq += 1;
             let happened_ms = happened.map_or(self.now_ms, |happened| self.start_ms + happened + at as u64 * every);
-            let kind = step.kind.as_deref().unwrap_or_else(|| room.as_str().rsplit(':').next().unwrap_or("event"));
+            let kind = step.kind.as_deref().or(step.change.then_some("delta"));
+            let kind = kind.unwrap_or_else(|| room.as_str().rsplit(':').next().unwrap_or("event"));
             let key = step.key.as_deref().map(Into::into);
             let mut record = Record::made(room.clone(), kind, key, happened_ms, self.now_ms, Value::Null);
             (record.seq, record.priority) = (self.seq, priority);
-            let record = record.given(data.to_string().into(), self.machine.definition().chain.extractor());
+            let mut record = record.given(data.to_string().into(), self.machine.definition().chain.extractor());
+            record.change = step.change;
             self.machine.record(record, &mut self.out);
         }
         Ok(())
@@ -306,6 +323,16 @@ mod tests {
         let case = "[[case]]\nname = \"n\"\nsteps = [{ at = \"1s\", room = \"in\", field = \"x\", values = [1, 2, 3.0] }]\n\
                     expect = [{ room = \"out\", at = \"2s\", data = { x = 2 } }, { has = { x = 3 } }]";
         assert_eq!(outcome(case), Ok(()));
+    }
+
+    #[test]
+    fn a_step_may_be_a_change_of_a_rooms_state() {
+        let pipeline = "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"rollup\"\n[[output]]\nroom = \"out\"\n";
+        let case = "[[case]]\nname = \"n\"\nsteps = [{ room = \"in\", change = true, data = { a = {}, b = {} } },
+                    { room = \"in\", change = true, data = { b = \"null\" } }]
+                    expect = [{ data = { rows = 2 } }, { data = { rows = 1 } }]";
+        let definition = Definition::read("t", "t.toml", pipeline, None).unwrap();
+        assert_eq!(run(definition, &read(case).unwrap()[0]), Ok(()));
     }
 
     #[test]

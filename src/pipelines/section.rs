@@ -14,7 +14,7 @@ use super::field::{Field, Paths};
 use super::source::Source;
 use super::template::Template;
 use crate::event::{Lane, Pattern, RoomName, parse_priority};
-use crate::settings::value::parse_time;
+use crate::settings::value::{Kind, Value as Setting, parse_time};
 
 /// One table of the file. What is asked for and not there, or wrong, is noted as a fault, and something harmless is given in its place: the file is not used then.
 #[derive(Debug)]
@@ -139,6 +139,19 @@ impl<'s, 't> Section<'s, 't> {
     pub fn count_if_given(&mut self, key: &'static str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         let expected = whole(&range);
         self.given(key, &expected, |value| as_count(value, &range))
+    }
+
+    /// A size in this range of bytes, or the default: `"90KB"`, `"1MiB"`, or a plain number of bytes.
+    pub fn size_or(&mut self, key: &'static str, range: std::ops::RangeInclusive<u64>, default: u64) -> usize {
+        let kind = Kind::Size(*range.start(), *range.end());
+        let read = |value: &DeValue<'_>| match value {
+            DeValue::Integer(_) => as_count(value, &range),
+            value => match kind.parse(value.as_str()?)? {
+                Setting::Number(bytes) => Some(bytes),
+                _ => None,
+            },
+        };
+        usize::try_from(self.given(key, &kind.to_string(), read).unwrap_or(default)).unwrap_or(usize::MAX)
     }
 
     /// A number that may be there.

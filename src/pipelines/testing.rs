@@ -48,15 +48,26 @@ impl Bench {
         self.full(now_ms, now_ms, key, data).into_iter().map(|record| record.value()).collect()
     }
 
+    /// A change of the room's state: a merge patch of its whole table.
+    pub(crate) fn change(&mut self, now_ms: u64, data: Value) -> Vec<Value> {
+        let came = self.work(now_ms, now_ms, None, data, true);
+        came.into_iter().map(|record| record.value()).collect()
+    }
+
     /// As [`Bench::event`], of an event that happened at another time than it arrives; the clock is moved to its arrival first. The records that come out.
-    #[allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "for tests")]
     pub(crate) fn full(&mut self, happened_ms: u64, arrives_ms: u64, key: Option<&str>, data: Value) -> Vec<Record> {
+        self.work(happened_ms, arrives_ms, key, data, false)
+    }
+
+    #[allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "for tests")]
+    fn work(&mut self, happened_ms: u64, arrives_ms: u64, key: Option<&str>, data: Value, change: bool) -> Vec<Record> {
         self.now_ms = self.now_ms.max(arrives_ms);
         self.seq += 1;
         let room = RoomName::parse("in").unwrap();
         let mut record = Record::made(room, "sample", key.map(Into::into), happened_ms, arrives_ms, Value::Null);
         record.seq = self.seq;
-        let record = record.given(data.to_string().into(), self.definition.chain.extractor());
+        let mut record = record.given(data.to_string().into(), self.definition.chain.extractor());
+        record.change = change;
         self.definition.chain.clock(self.now_ms, &mut self.effects);
         self.definition.chain.record(record, self.now_ms, &mut self.effects);
         self.effects.sent.drain(..).map(|sent| sent.record).collect()

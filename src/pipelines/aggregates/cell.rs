@@ -8,7 +8,7 @@ use serde_json::Value;
 use sketches_ddsketch::{Config, DDSketch};
 use smol_str::SmolStr;
 
-use super::Function;
+use super::{Function, Values};
 use crate::pipelines::record::{Got, number_value};
 
 /// A value that is kept itself; equal ones are equal and the order is total, which numbers alone do not have.
@@ -36,12 +36,42 @@ impl Kept {
         if let Self::Number(bits) = self { Some(f64::from_bits(*bits)) } else { None }
     }
 
+    /// The value again.
+    fn got(&self) -> Got<'_> {
+        match self {
+            Self::Flag(flag) => Got::Bool(*flag),
+            Self::Number(bits) => Got::Number(f64::from_bits(*bits)),
+            Self::Text(text) => Got::Text(text),
+        }
+    }
+
     pub(super) fn to_value(&self) -> Value {
         match self {
             Self::Flag(flag) => Value::from(*flag),
             Self::Number(bits) => number_value(f64::from_bits(*bits)),
             Self::Text(text) => Value::from(text.as_str()),
         }
+    }
+}
+
+/// An event's values of a plan's fields, kept; `None` where it has none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Noted(Box<[Option<Kept>]>);
+
+impl Noted {
+    /// Keeps values.
+    pub(crate) fn of(values: &[Got<'_>]) -> Self {
+        Self(values.iter().map(|value| Kept::of(*value)).collect())
+    }
+
+    /// The values again.
+    pub(crate) fn values(&self) -> Values<'_> {
+        self.0.iter().map(|kept| kept.as_ref().map_or(Got::Missing, Kept::got)).collect()
+    }
+
+    /// Of how many fields.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
 }
 
 /// At most how many bytes a text takes in JSON, quotes aside.
-fn text_bytes(text: &str) -> usize {
+pub(super) fn text_bytes(text: &str) -> usize {
     let bytes = |letter: char| match letter {
         '"' | '\\' => 2,
         letter if letter < ' ' => 6,

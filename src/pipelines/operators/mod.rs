@@ -8,12 +8,14 @@ mod dedupe;
 mod delta;
 mod filter;
 mod flatten;
+mod gather;
 mod held;
 mod join;
 mod map;
 mod patterns;
 mod place;
 mod rename;
+mod rollup;
 mod route;
 mod sample;
 mod threshold;
@@ -38,8 +40,10 @@ const OPERATORS: &[(&str, Read)] = &[
     ("throttle", throttle::read),
     ("debounce", debounce::read),
     ("batch", batch::read),
+    ("gather", gather::read),
     ("window", window::read),
     ("aggregate", aggregate::read),
+    ("rollup", rollup::read),
     ("delta", delta::read),
     ("threshold", threshold::read),
     ("anomaly", anomaly::read),

@@ -1,0 +1,216 @@
+//! `gather`: makes one event of what came in a time, for screens that want only what has changed, a few times a second.
+//!
+//! A period begins with the first event that a part takes, and ends `period` later, by the pipeline's clock, which is arrival. Then one event goes on, without a key and of the kind
+//! `as_kind`, whose data has a field for each part with something in it; its time is that of the last event, its priority the highest of all. Parts are tried in their order, the first
+//! whose `room` and `where` fit an event takes it; what no part takes is dropped. Before the data would be larger than `bytes_max`, or a part would have more than `max` rows, what was
+//! gathered goes on early, and the next period begins. What parts of `always` add is not counted.
+//!
+//! Changes of a room's state are, for rows and objects, merge patches (RFC 7396) of a whole table, which is kept: a row that goes on is the whole row. An object is kept too.
+//!
+//! *Late*: an event's own time is not looked at. *Missing or wrong*: an event is a dead letter where a condition cannot be told, where `key` gives nothing, where data is no object for
+//! an object or for a row with `key_as`, where a row or an object would be larger than `bytes_max`, and where there would be more than `keys_max` kept rows.
+
+mod part;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use smol_str::SmolStr;
+
+use super::held::Held;
+use crate::event::Pattern;
+use crate::pipelines::aggregates::{is_name, made_kind};
+use crate::pipelines::expression::Failure;
+use crate::pipelines::operator::{self, BadState, Context, Next, Operator};
+use crate::pipelines::record::Record;
+use crate::pipelines::section::Section;
+use part::{Form, Gathered, Part, Update};
+
+/// How large the gathered data may be, if the settings do not say, in bytes.
+const BYTES_MAX: u64 = 90_000;
+/// `{}`, in bytes.
+const BRACES_BYTES: usize = 2;
+
+#[derive(Debug)]
+struct Gather {
+    period_ms: u64,
+    kind: SmolStr,
+    bytes_max: usize,
+    parts: Vec<Part>,
+    /// For each part what was gathered.
+    gathered: Vec<Gathered>,
+    period: Option<Period>,
+}
+
+/// A period in which something has come.
+#[derive(Debug, Serialize, Deserialize)]
+struct Period {
+    begun_ms: u64,
+    /// The last event, without its data; its priority is the highest of all.
+    last: Held,
+}
+
+/// Reads the step's settings.
+pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
+    let period_ms = section.time("period");
+    let kind = made_kind(section, "update");
+    let bytes_max = section.size_or("bytes_max", 1000..=100 * 1024 * 1024, BYTES_MAX);
+    let always = section.texts("always");
+    let mut parts = Vec::new();
+    let tables = section.sections("part");
+    if tables.is_empty() {
+        section.fault("part", "expected at least one table, begun with [[step.part]], with the settings name and as");
+    }
+    for (at, mut table) in tables.into_iter().enumerate() {
+        table.rename(format!("{}, part {}", section.name(), at + 1));
+        parts.push(part(&mut table, &always, bytes_max));
+        table.finish();
+    }
+    let mut names = BTreeSet::new();
+    for part in &parts {
+        for name in [part.name.clone(), part.omitted(), part.removed()] {
+            if !names.insert(name.clone()) {
+                section.fault("part", format!("two fields would be called {name}"));
+            }
+        }
+    }
+    for name in &always {
+        match parts.iter().find(|part| part.name == *name) {
+            None => section.fault("always", format!("there is no part {name:?}")),
+            Some(Part { form: Form::List { .. }, .. }) => {
+                section.fault("always", format!("{name} is a list, of which nothing is kept"));
+            }
+            Some(_) => {}
+        }
+    }
+    let gathered = parts.iter().map(Part::begin).collect();
+    Some(Box::new(Gather { period_ms, kind, bytes_max, parts, gathered, period: None }))
+}
+
+fn part(table: &mut Section<'_, '_>, always: &[String], bytes_max: usize) -> Part {
+    let name = table.text("name");
+    if table.has("name") && !is_name(&name) {
+        table.fault("name", format!("{name:?} is no name: expected 1 to 100 letters, digits and underscores"));
+    }
+    let room =
+        table.text_if_given("room").map(|text| Pattern::parse(&text).map_err(|error| table.fault("room", error)));
+    let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let form = match table.choice("as", &["list", "rows", "object", "last"], None) {
+        "list" => Form::List { max: size(table.count_or("max", 1..=10_000, 50)) },
+        "rows" => Form::Rows {
+            key: table.by("key"),
+            key_as: table.text_if_given("key_as"),
+            max: size(table.count_or("max", 1..=10_000, 1000)),
+            keys_max: size(table.count_or("keys_max", 1..=1_000_000, 10_000)),
+        },
+        "object" => Form::Object { of: table.text_if_given("of").unwrap_or_default().into() },
+        _ => Form::Last,
+    };
+    let condition = table.condition_if_given("where");
+    let always = always.contains(&name);
+    Part { name, condition, room: room.and_then(Result::ok), form, always, bytes_max }
+}
+
+impl Gather {
+    /// The part that takes an event.
+    fn part_of(&self, record: &Record) -> Result<Option<usize>, Failure> {
+        for (at, part) in self.parts.iter().enumerate() {
+            if part.room.as_ref().is_some_and(|room| !room.matches(&record.room)) {
+                continue;
+            }
+            if part.condition.as_ref().map_or(Ok(true), |condition| condition.test(record))? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is place for an update beside what was gathered.
+    fn has_place(&self, at: usize, update: &Update) -> bool {
+        let Some(own) = self.parts[at].bytes_with(&self.gathered[at], update) else { return false };
+        let envelopes: usize = self.parts.iter().map(Part::envelope).sum();
+        let others: usize = self.gathered.iter().map(Gathered::bytes).sum();
+        BRACES_BYTES + envelopes + others - self.gathered[at].bytes() + own <= self.bytes_max
+    }
+
+    /// Takes an update of a part in; what was gathered before goes on early if there is no place for it.
+    fn take(&mut self, at: usize, update: Update, record: &Record, cx: &mut Context<'_>) {
+        if self.period.is_some() && !self.has_place(at, &update) {
+            self.end().into_iter().for_each(|made| cx.emit(made));
+        }
+        self.parts[at].take(&mut self.gathered[at], update);
+        let mut last = record.derived(&record.kind, Value::Null);
+        let begun_ms = match &self.period {
+            None => cx.now_ms,
+            Some(period) => {
+                last.priority = last.priority.min(period.last.record().priority);
+                period.begun_ms
+            }
+        };
+        self.period = Some(Period { begun_ms, last: Held::of(&last) });
+    }
+
+    /// Ends the period: what was gathered as an event.
+    fn end(&mut self) -> Option<Record> {
+        let period = self.period.take()?;
+        let mut data = Map::new();
+        for (part, gathered) in self.parts.iter().zip(&mut self.gathered) {
+            part.give(gathered, &mut data);
+        }
+        let mut made = period.last.record().derived(&self.kind, Value::Object(data));
+        made.key = None;
+        Some(made)
+    }
+}
+
+impl Operator for Gather {
+    fn event(&mut self, record: &mut Record, cx: &mut Context<'_>) -> Next {
+        let at = match self.part_of(record) {
+            Ok(Some(at)) => at,
+            Ok(None) => return Next::Drop,
+            Err(failure) => return cx.reject(record, failure.field, failure.why),
+        };
+        match self.parts[at].updates(&mut self.gathered[at], record, cx) {
+            Ok(updates) => updates.into_iter().for_each(|update| self.take(at, update, record, cx)),
+            Err((field, why)) => return cx.reject(record, field, why),
+        }
+        Next::Drop
+    }
+
+    fn clock(&mut self, cx: &mut Context<'_>) {
+        if self.due_ms().is_none_or(|due_ms| due_ms > cx.now_ms) {
+            return;
+        }
+        if let Some(mut made) = self.end() {
+            (made.seq, made.arrived_ms) = (0, cx.now_ms);
+            cx.emit(made);
+        }
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        self.period.as_ref().map(|period| period.begun_ms.saturating_add(self.period_ms))
+    }
+
+    fn keys(&self) -> usize {
+        self.gathered.iter().map(Gathered::keys).sum()
+    }
+
+    fn save(&self) -> Vec<u8> {
+        operator::save(&(&self.period, &self.gathered))
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), BadState> {
+        let (period, gathered): (Option<Period>, Vec<Gathered>) = operator::load(state)?;
+        let fits = |(part, gathered): (&Part, &Gathered)| part.fits(gathered);
+        if self.parts.len() != gathered.len() || !self.parts.iter().zip(&gathered).all(fits) {
+            return Err(BadState);
+        }
+        (self.period, self.gathered) = (period, gathered);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
