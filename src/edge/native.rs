@@ -31,6 +31,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/rooms/{*rest}", any(room))
         .route("/v1/pipelines", get(pipelines::list))
         .route("/v1/sinks", get(sinks::list))
+        .route("/v1/sinks/{name}/events", get(sinks::events))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::page_root))
         .route("/docs/", get(openapi::page))

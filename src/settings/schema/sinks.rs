@@ -50,7 +50,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "sink.pool",
         Kind::Count(1, 1000),
         "8",
-        "Connections to the database at most. Each sink needs one while it writes, each read one.",
+        "Connections to the database for reading, at most. For writing each sink has one of its own.",
     ),
     setting(
         "sink.retention",
