@@ -13,7 +13,8 @@ use super::caller::Caller;
 use super::problem::Problem;
 use super::surfaces::{self, refusals};
 use super::{
-    Edge, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks, stream,
+    Edge, answer, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks,
+    stream,
 };
 use crate::event::RoomName;
 
@@ -50,6 +51,7 @@ pub fn router(edge: Edge) -> Router {
             Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         .fallback(|| async { Problem::not_found("there is nothing here") })
+        .layer(middleware::from_fn(answer::pack))
         .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
         .layer(middleware::from_fn_with_state(edge.clone(), refusals::dress))
         .layer(cors)

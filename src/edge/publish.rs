@@ -1,16 +1,13 @@
 //! `POST /v1/rooms/{room}/events`.
 
-use std::time::Instant;
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use serde_json::json;
 
-use super::body::{Encoding, Permits, declared_length, decline, read};
+use super::body::{Encoding, decline, receive};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
@@ -100,12 +97,11 @@ async fn take(
 ) -> Result<Response, Problem> {
     let settings = edge.settings();
     let limits = &settings.limits;
-    // The permits are held until the events are in their room.
-    let (body, _permits) = receive(edge, head, encoding, body).await?;
+    let received = receive(edge, &head.headers, encoding, body).await?;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let events = parse(format, &body, bounds)?;
-    drop(body);
+    let events = parse(format, &received.bytes, bounds)?;
     let receipt = hand_in(edge, room, events, ack, head).await?;
+    record::published(ack, received.at.elapsed());
     let mut answer = json!({
         "count": receipt.count,
         "first_seq": receipt.first_seq,
@@ -118,23 +114,6 @@ async fn take(
     Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
 }
 
-/// Reads a body and unpacks it, within its limits of size and time. Its permits are to be held until what was made of it is in its room.
-pub(super) async fn receive(
-    edge: &Edge,
-    head: &Parts,
-    encoding: Encoding,
-    body: Body,
-) -> Result<(Bytes, Permits), Problem> {
-    let time = edge.settings().limits.body_timeout;
-    let read = tokio::time::timeout(time, read(edge, declared_length(&head.headers), body));
-    let timed_out = || {
-        let detail = format!("the body did not come within {time:?} (limits.body_timeout)");
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
-    };
-    let (body, permits) = read.await.map_err(|_| timed_out())??;
-    encoding.unpack(edge, body, permits).await
-}
-
 /// Hands events to their room and waits for its receipt, and for the log as far as `ack` asks; where traces are followed, as a part of the trace that the request's head names.
 pub(super) async fn hand_in(
     edge: &Edge,
@@ -143,7 +122,6 @@ pub(super) async fn hand_in(
     ack: Ack,
     head: &Parts,
 ) -> Result<Receipt, Problem> {
-    let started = Instant::now();
     let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
     let tracing = traces::publishing(room.as_str(), parent);
     if let Some(tracing) = &tracing {
@@ -154,7 +132,5 @@ pub(super) async fn hand_in(
         let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
         tracing.end(outcome.map_err(ToString::to_string));
     }
-    let receipt = outcome?;
-    record::published(ack, started.elapsed());
-    Ok(receipt)
+    Ok(outcome?)
 }

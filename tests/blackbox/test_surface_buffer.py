@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from harness.api import instant
 from harness.load import in_threads
+from harness.postgres import Postgres
 from harness.process import Lines, eventually, kill, spawn
 from harness.tokens import SECRET, mint
 
@@ -66,6 +67,27 @@ class Stats:
 
 
 @pytest.fixture
+def store(request):
+    """Where messages are kept: in the log, or where a test is for both, in a real PostgreSQL too."""
+    if getattr(request, "param", "embedded") == "embedded":
+        yield None
+        return
+    server = Postgres()
+    yield server.start()
+    server.end()
+
+
+@pytest.fixture
+def daemon(start_daemon, store):
+    """A running daemon over that store."""
+    return start_daemon(**({"SINK__DATABASE_URL": store.url, "SINK__RETRY_MAX": "200ms", "SINK__CONNECT_TIMEOUT": "1s"} if store else {}))
+
+
+BOTH = pytest.mark.parametrize("store", ["embedded", "postgres"], indirect=True)
+POSTGRES = pytest.mark.parametrize("store", ["postgres"], indirect=True)
+
+
+@pytest.fixture
 def stats():
     """Opens readers of /ws/stats."""
     opened = []
@@ -82,6 +104,7 @@ def stats():
 class TestIngest:
     """POST /messages → 202 with an id; 422 says which field; durable before the answer."""
 
+    @BOTH
     def test_a_hundred_curls_at_once_are_all_taken_and_numbered(self, daemon):
         def curl(n):
             return subprocess.Popen(["curl", "-sS", "--noproxy", "*", "-X", "POST", f"{daemon.url}/messages", "-H", "Content-Type: application/json",
@@ -100,6 +123,7 @@ class TestIngest:
         assert sorted(found["user_id"] for found in kept) == list(range(1, 101))
         assert {found["id"] for found in kept} == {answer["id"] for answer in answers}
 
+    @BOTH
     def test_users_and_channels_may_be_texts_and_come_back_as_they_were_sent(self, daemon):
         told = post(daemon, {"user_id": "ann", "channel_id": 18446744073709551615, "content": "Grüße 🌊\n", "mood": "fine"}).json()
         found = eventually(lambda: newest(daemon), "it is kept")[0]
@@ -139,6 +163,7 @@ class TestIngest:
         other = send(b"user_id=1", "text/plain")
         assert other.status_code == 415 and isinstance(other.json()["detail"], str)
 
+    @BOTH
     def test_what_was_answered_survives_a_kill_at_once(self, daemon):
         for n in range(3):
             told = take(daemon, [n])[0]
@@ -186,6 +211,7 @@ class TestIngest:
         assert "access-control-allow-origin" not in other.headers
 
 
+@BOTH
 class TestBatches:
     """50 messages or 2 s, whichever is first, in one step; nothing lost, none twice."""
 
@@ -206,6 +232,54 @@ class TestBatches:
         assert reader.until(lambda found: found["queue_depth"] == 1)["total_messages"] == 0
         assert reader.until(lambda found: found["total_messages"] == 1)["queue_depth"] == 0
         assert 1.9 < time.monotonic() - began < 6
+
+
+@POSTGRES
+class TestWhileTheDatabaseIsAway:
+    """The sink down: messages wait in the log, nothing lost, none twice."""
+
+    def test_messages_are_taken_and_wait_and_are_kept_once_when_it_is_back(self, daemon, store, stats):
+        reader = stats(daemon)
+        told = take(daemon, range(5))
+        reader.until(lambda found: found["total_messages"] == 5)
+        store.kill9()
+        told += take(daemon, range(5, 70))
+        waiting = reader.until(lambda found: found["queue_depth"] == 65)
+        assert (waiting["total_messages"], waiting["queue_length"]) == (5, 65), waiting
+        away = daemon.get("/messages")
+        assert away.status_code == 503 and set(away.json()) == {"detail"} and "retry-after" in away.headers
+        assert "127.0.0.1" not in away.text and str(store.port) not in away.text
+        eventually(lambda: daemon.get("/health", key=None).json()["status"] == "degraded", "health says so")
+        store.start()
+        back = reader.until(lambda found: found["queue_depth"] == 0, timeout=30)
+        assert back["total_messages"] == 70, back
+        assert [found["id"] for found in newest(daemon, limit=1000)] == [answer["id"] for answer in reversed(told)]
+        eventually(lambda: daemon.get("/health", key=None).json()["status"] == "ok", "health says so")
+
+    def test_a_daemon_killed_meanwhile_brings_them_after_its_start(self, daemon, store, stats):
+        told = take(daemon, range(3))
+        store.kill9()
+        told += take(daemon, range(3, 60))
+        daemon.kill9()
+        daemon.start()
+        told += take(daemon, range(60, 63))
+        store.start()
+        final = stats(daemon).until(lambda found: found["total_messages"] == 63 and found["queue_depth"] == 0, timeout=30)
+        assert final["total_batches"] >= 2
+        assert [found["id"] for found in newest(daemon, limit=1000)] == [answer["id"] for answer in reversed(told)]
+
+    def test_a_batch_is_written_as_a_whole_or_not_at_all(self, daemon, store, stats):
+        """One transaction: whoever looks into the database sees fifty or none, and total and rows always agree."""
+        reader = stats(daemon)
+        daemon.publish("messages", [{"kind": "message", "data": message(n)} for n in range(500)])
+        seen = []
+        while not seen or seen[-1][0] < 500:
+            # A single statement sees one moment.
+            seen += store.query("SELECT (SELECT count(*) FROM tidegate_events), "
+                                "(SELECT coalesce(sum(messages), 0)::bigint FROM tidegate_sinks WHERE name = 'buffer')")
+        assert all(rows % 50 == 0 and rows == total for rows, total in seen), seen
+        final = reader.until(lambda found: found["total_messages"] == 500)
+        assert (final["total_batches"], final["avg_batch_size"]) == (10, 50.0), final
 
 
 class TestStats:
@@ -263,9 +337,9 @@ class TestStats:
         assert answer.status_code == 403 and set(answer.json()) == {"detail"}
         Stats(daemon, headers={"Authorization": f"Bearer {mint(sub='o', roles=['viewer'], rooms=['sink:buffer'])}"}).connection.close()
 
-    def test_the_dashboards_hook_in_node_gets_figures_and_comes_back_after_a_restart(self, daemon):
+    def test_the_dashboards_hook_in_node_gets_figures_polls_and_comes_back_after_a_restart(self, daemon):
         assert (JS / "node_modules").is_dir(), "run tests/setup, which installs the packages of tests/blackbox/js"
-        child = spawn(["node", "stats.mjs", f"ws://{daemon.address}/ws/stats?token={daemon.key}"], cwd=JS, stdout=subprocess.PIPE)
+        child = spawn(["node", "stats.mjs", daemon.url, daemon.key], cwd=JS, stdout=subprocess.PIPE)
         lines = Lines(child.stdout)
 
         def told(pattern, start=0, timeout=20):
@@ -274,12 +348,18 @@ class TestStats:
             return json.loads(found.string)
 
         told('"open"')
+        assert set(told('"what":"stats"')["fields"]) == FIELDS
         daemon.publish("messages", [{"kind": "message", "data": message(n)} for n in range(50)])
-        assert set(told('"total_messages":50')["stats"]) == FIELDS
+        told('"total_messages":50')
+        polled = told('"what":"polled".*"status":200.*Test 49')
+        assert polled["contents"] == [f"Test {n}" for n in range(49, -1, -1)] and polled["health"] == "ok"
+        told('"what":"polled".*"status":304')
         daemon.restart()
         closed = told('"close"')["at"]
         back = told('"total_messages":50', start=next(at for at, line in enumerate(lines.text().splitlines()) if '"close"' in line))
         assert 2.9 < (back["at"] - closed) / 1000 < 15
+        told('"points":20')
+        kill(child)
 
 
 PAGE = """<!doctype html><title>dashboard</title><script>
@@ -333,6 +413,7 @@ class TestInABrowser:
         assert browser.errors == [], "red in the console"
 
 
+@BOTH
 class TestReads:
     """GET /messages?limit= newest first, and GET /health: what the dashboard polls."""
 
@@ -372,6 +453,7 @@ class TestReads:
         assert set(health.json()) == set(daemon.get("/api/health", key=None).json())
 
 
+@BOTH
 class TestTotals:
     """Totals survive a restart, and a kill under load."""
 

@@ -16,7 +16,7 @@ use self::stats::Stats;
 use super::open::{Offer, open};
 use super::refusals::{Asked, Worded};
 use crate::clock;
-use crate::edge::body::{Encoding, decline};
+use crate::edge::body::{Encoding, decline, receive};
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
@@ -27,6 +27,7 @@ use crate::engine::rooms::StartAt;
 use crate::engine::sources::sinks;
 use crate::event::incoming::Format;
 use crate::event::{Ack, Pattern, RoomName};
+use crate::metrics::record;
 use crate::store::{StoreError, Stored};
 
 /// Where its errors are in its own words.
@@ -84,14 +85,14 @@ async fn take(State(edge): State<Edge>, caller: Caller, request: Request) -> Res
         }
     };
     let settings = edge.settings();
-    // The permits are held until the event is in its room.
-    let (body, _permits) = publish::receive(&edge, &head, encoding, body).await?;
+    let received = receive(&edge, &head.headers, encoding, body).await?;
     let bounds =
         Bounds { content_bytes: settings.surfaces.buffer.content_bytes, event_bytes: settings.limits.event_bytes };
-    let message = message::read(&body, bounds).map_err(Problem::fields)?;
+    let message = message::read(&received.bytes, bounds).map_err(Problem::fields)?;
     // Never less than that: what is answered survives the daemon.
     let ack = settings.log.ack.max(Ack::Logged);
     let receipt = publish::hand_in(&edge, messages, vec![message.event], ack, &head).await?;
+    record::published(ack, received.at.elapsed());
     let mut answer = json!({ "id": message.id, "status": "queued", "seq": receipt.last_seq });
     if receipt.duplicates > 0 {
         answer["seq"] = receipt.first_seq.into();
