@@ -3,12 +3,12 @@ back it sees every event, and none twice.
 """
 
 import gzip
+import json
 import subprocess
 
 import pytest
-import requests
 
-from harness.api import numbers, seqs
+from harness.api import cursor_map, numbers, seqs
 from harness.load import Publisher, assert_no_hole
 from harness.nginx import Nginx
 from harness.pipelines import state, write
@@ -127,22 +127,19 @@ class TestWhatOneHas:
             body.unlink(missing_ok=True)
             return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=20).stdout
 
-        assert poll() == "200" and b'"n":199' in body.read_bytes()
+        assert poll() == "200" and numbers(json.loads(body.read_bytes())["events"])[-1] == 199
         assert poll() == "304" and not body.exists()
         daemon.publish_numbers(room, range(200, 201))
-        assert poll() == "200" and b'"n":200' in body.read_bytes()
+        assert poll() == "200" and numbers(json.loads(body.read_bytes())["events"])[-1] == 200
 
-    def test_behind_nginx_that_packs_it_holds_too(self, daemon, room, tmp_path):
+    def test_behind_nginx_it_holds_too(self, daemon, room, tmp_path):
         nginx = Nginx(tmp_path, daemon).start()
         try:
             daemon.publish_numbers(room, range(100))
-            url = f"{nginx.url}{EVENTS.format(room)}"
-            headers = {"Authorization": f"Bearer {daemon.key}", "Accept-Encoding": "gzip"}
-            with requests.Session() as session:
-                session.trust_env = False
-                session.verify = False
-                first = session.get(url, headers=headers, timeout=20)
-                again = session.get(url, headers={**headers, "If-None-Match": first.headers["etag"]}, timeout=20)
+            packed = {"Accept-Encoding": "gzip"}
+            first = nginx.get(EVENTS.format(room), headers=packed)
+            again = nginx.get(EVENTS.format(room), headers={**packed, "If-None-Match": first.headers["etag"]})
+            assert first.headers["content-encoding"] == "gzip"
             assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
         finally:
             nginx.stop()
@@ -191,17 +188,9 @@ class Falling:
         """Reads so many events and breaks off, as a proxy that cuts streams does."""
         stream = Sse(self.daemon, self.rooms, last_id=self.cursor)
         try:
-            taken = 0
-            while taken < count or stream.last_id != self.cursor:
-                message = stream.next()
-                if message.name == "message":
-                    self.see(message.data)
-                    taken += 1
-                else:
-                    assert message.name in ("welcome", "heartbeat"), message
-                # What a browser would send; a message without an id of its own is in the next one's.
-                if message.id is not None:
-                    self.cursor = message.id
+            for message in stream.take(count):
+                self.see(message.data)
+                self.cursor = message.id
         finally:
             stream.stop()
 
@@ -209,8 +198,8 @@ class Falling:
         """Asks again and again until so many have come."""
         taken = 0
         while taken < count:
-            page = self.daemon.poll(self.rooms, after=self.cursor, wait="5s")
-            assert page["notices"] == [], page["notices"]
+            page = self.daemon.poll(self.rooms, after=self.cursor, wait="10s")
+            assert page["events"] and page["notices"] == [], f"nothing came: {page}, {len(self.seen)} seen"
             for event in page["events"]:
                 self.see(event)
             taken += len(page["events"])
@@ -220,7 +209,8 @@ class Falling:
         """Reads so many; where it stands it adds up itself, by what it was given at the beginning."""
         connection = Ws(self.daemon, self.rooms, last_event_id=self.cursor)
         try:
-            reached = dict(part.rsplit("=", 1) for part in self.cursor.split(",")) if "=" in self.cursor else {}
+            begun = connection.welcome["cursor"]
+            reached = cursor_map(begun) if "=" in begun else {}
             for event in connection.take(count):
                 self.see(event)
                 reached[event["room"]] = event["seq"]
@@ -236,36 +226,21 @@ class TestFallingBack:
     ORDERS = [("sse", "polling", "websocket"), ("websocket", "polling", "sse"), ("polling", "sse", "websocket", "sse")]
 
     @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-    def test_of_one_room_every_event_is_seen_just_once(self, daemon, room, order):
-        first = daemon.publish_numbers(room, range(50))["first_seq"]
-        publishers = [Publisher(daemon, room, name=f"p{i}", total=200, pause=0.003, seed=i) for i in range(2)]
-        client, last = Falling(daemon, room), first + 50 + 2 * 200 - 1
-        while len(client.seen) < 400:
+    @pytest.mark.parametrize("letters", ["a", "abc"], ids=["one-room", "several-rooms"])
+    def test_every_event_is_seen_just_once_while_events_are_published(self, daemon, room, letters, order):
+        names = [f"{room}:{letter}" for letter in letters]
+        firsts = {name: daemon.publish_numbers(name, range(20))["first_seq"] for name in names}
+        publishers = [Publisher(daemon, name, name=name, pause=0.003, seed=seed) for seed, name in enumerate(names)]
+        client = Falling(daemon, ",".join(names))
+        for _ in range(4):
             for way in order:
                 getattr(client, f"over_{way}")(25)
-        for publisher in publishers:
-            publisher.join()
-        while client.seen[-1][1] < last:
-            client.over_polling(1)
-        assert_no_hole([seq for _, seq in client.seen], first, last)
-
-    @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-    def test_of_several_rooms_every_event_is_seen_just_once(self, daemon, room, order):
-        names = [f"{room}:{letter}" for letter in "abc"]
-        for name in names:
-            daemon.publish_numbers(name, range(20))
-        publishers = [Publisher(daemon, name, name=name, total=150, pause=0.003, seed=seed) for seed, name in enumerate(names)]
-        client, total = Falling(daemon, ",".join(names)), 3 * (20 + 150)
-        while len(client.seen) < 400:
-            for way in order:
-                getattr(client, f"over_{way}")(25)
-        for publisher in publishers:
-            publisher.join()
-        while len(client.seen) < total:
+        lasts = {publisher.room: max(publisher.stop().values()) for publisher in publishers}
+        due = sum(lasts[name] - firsts[name] + 1 for name in names)
+        while len(client.seen) < due:
             client.over_polling(1)
         for name in names:
-            first = daemon.history(name, after=0, limit=1)["events"][0]["seq"]
-            assert_no_hole([seq for of, seq in client.seen if of == name], first, first + 169)
+            assert_no_hole([seq for of, seq in client.seen if of == name], firsts[name], lasts[name])
 
     def test_over_a_restart_between_two_transports_too(self, daemon, room):
         daemon.publish_numbers(room, range(30))
