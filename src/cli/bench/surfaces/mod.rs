@@ -239,20 +239,21 @@ async fn load(arguments: &SurfacesArguments, target: &Target, rows: &[Row], bar:
         bar.inc(1);
     }
     stop.set(true);
+    // Rows that come by themselves are over; what was published for the others is still on its way.
+    open.iter().filter(|row| !row.kind.is_exact()).for_each(|row| row.tally.borrow_mut().measuring = false);
+    let seconds = began.elapsed().as_secs_f64();
     let mut fed = Vec::new();
     for (feed, running) in feeds {
         let outcome = running.await.map_err(anyhow::Error::from).and_then(|outcome| outcome);
         fed.push((feed, outcome));
     }
-    let seconds = began.elapsed().as_secs_f64();
     settle(&open, &fed).await;
     open.iter().for_each(|row| row.tally.borrow_mut().measuring = false);
     (seconds, fed)
 }
 
-/// Rows that come by themselves are over; for those of which it is known what has to come, that is waited for.
+/// Waits for what has to come, where that is known.
 async fn settle(open: &[&Row], fed: &Fed) {
-    open.iter().filter(|row| !row.kind.is_exact()).for_each(|row| row.tally.borrow_mut().measuring = false);
     let until = Instant::now() + SETTLE;
     let turns = |row: &Row| {
         let (_, turns) = fed.iter().find(|(feed, _)| *feed == row.kind.feed())?;
