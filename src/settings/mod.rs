@@ -26,7 +26,7 @@ pub use tidegate_actors::Policy;
 pub use self::auth::Auth;
 pub use self::sinks::Sinks;
 pub use self::surfaces::{Surface, Surfaces};
-use crate::event::Ack;
+use crate::event::{Ack, Pattern, RoomName};
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
 const PIPELINES_DIR: &str = "config/pipelines";
@@ -113,6 +113,8 @@ pub struct Retention {
 pub struct Rooms {
     default: Arc<Namespace>,
     named: HashMap<String, Arc<Namespace>>,
+    /// For whom events are kept beyond their room's retention until they are done with them, and of which rooms.
+    holders: Arc<[(Arc<str>, Vec<Pattern>)]>,
 }
 
 impl Rooms {
@@ -120,6 +122,13 @@ impl Rooms {
     #[must_use]
     pub fn of(&self, namespace: &str) -> Arc<Namespace> {
         Arc::clone(self.named.get(&namespace.to_lowercase()).unwrap_or(&self.default))
+    }
+
+    /// For whom a room's events are kept beyond its retention until they are done with them.
+    #[must_use]
+    pub fn holders_of(&self, room: &RoomName) -> Vec<Arc<str>> {
+        let wanting = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(room));
+        self.holders.iter().filter(|(_, patterns)| wanting(patterns)).map(|(name, _)| Arc::clone(name)).collect()
     }
 }
 
@@ -266,7 +275,7 @@ impl Settings {
             },
             log: log(v)?,
             auth,
-            rooms: rooms(v),
+            rooms: rooms(v, &sinks),
             limits,
             heartbeat: Heartbeat {
                 interval: v.time("heartbeat.interval"),
@@ -345,7 +354,7 @@ fn log(v: &Values) -> Option<Log> {
     })
 }
 
-fn rooms(v: &Values) -> Rooms {
+fn rooms(v: &Values, sinks: &Sinks) -> Rooms {
     let namespace = |name: &str| {
         let key = |setting: &str| format!("rooms.{name}.{setting}");
         let on_full = match v.text(&key("on_full")).as_str() {
@@ -371,7 +380,7 @@ fn rooms(v: &Values) -> Rooms {
         })
     };
     let named = v.namespaces().into_iter().map(|name| (name.to_lowercase(), namespace(&name))).collect();
-    Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named }
+    Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named, holders: sinks.holders().collect() }
 }
 
 /// Certificate and key; one without the other is a fault.

@@ -1,5 +1,6 @@
 //! The settings of sinks, read and checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::Secret;
@@ -13,6 +14,18 @@ pub struct Sinks {
     pub store: Store,
     /// By name, those that are switched off too.
     pub sinks: Vec<Sink>,
+}
+
+impl Sinks {
+    /// The sinks for which the log keeps events beyond their rooms' retention until they are stored, with their rooms. Without a database the log is the store, and its retention that of
+    /// the store.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (Arc<str>, Vec<Pattern>)> {
+        let hold = self.store.keep_unstored && self.store.database_url.is_some();
+        self.sinks
+            .iter()
+            .filter(move |sink| hold && sink.enabled)
+            .map(|sink| (sink.name.as_str().into(), sink.rooms.clone()))
+    }
 }
 
 /// The store that all sinks write to.
@@ -30,6 +43,7 @@ pub struct Store {
     pub retention: Option<Duration>,
     /// None: never.
     pub compress_after: Option<Duration>,
+    pub keep_unstored: bool,
     pub stats_interval: Duration,
     pub mailbox_messages: usize,
     pub mailbox_bytes: usize,
@@ -66,6 +80,7 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Sinks {
         pool: u32::try_from(v.number("sink.pool")).unwrap_or(u32::MAX),
         retention: some("sink.retention"),
         compress_after: some("sink.compress_after"),
+        keep_unstored: v.flag("sink.keep_unstored"),
         stats_interval: v.time("sink.stats_interval"),
         mailbox_messages: v.length("sink.mailbox_messages"),
         mailbox_bytes: v.length("sink.mailbox_bytes"),

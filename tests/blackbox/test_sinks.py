@@ -13,7 +13,7 @@ import requests
 
 from harness.api import numbers, problem, seqs
 from harness.pipelines import ADMIN, SETTINGS
-from harness.postgres import NAME, PASSWORD, Postgres
+from harness.postgres import NAME, PASSWORD, USER, Postgres
 from harness.process import eventually
 
 ROOMS = ["messages", *(f"well:{number}" for number in range(4))]
@@ -69,6 +69,12 @@ def events_of(daemon):
     return {(room, event["seq"], event["data"]["n"]) for room in ROOMS if daemon.room(room) for event in daemon.all_events(room)}
 
 
+def held(daemon, room):
+    """How many events of a room the log has."""
+    found = daemon.room(room)
+    return found["held"] if found else 0
+
+
 def rows_of(postgres):
     """What the database has, as often as it has it."""
     return [(room, seq, n) for room, seq, n in postgres.query("SELECT room, seq, (data->>'n')::bigint FROM tidegate_events")]
@@ -79,7 +85,8 @@ def exactly(daemon, postgres):
     drained(daemon)
     expected, rows = events_of(daemon), rows_of(postgres)
     assert len(rows) == len(expected) and set(rows) == expected
-    counted = {name: messages for name, messages in postgres.query("SELECT name, messages FROM tidegate_sinks")}
+    # A sink that never wrote anything is not there yet.
+    counted = {"buffer": 0, "wells": 0} | dict(postgres.query("SELECT name, messages FROM tidegate_sinks"))
     buffer = sum(room == "messages" for room, _, _ in expected)
     assert counted == {"buffer": buffer, "wells": len(expected) - buffer}
     assert {name: sink(daemon, name)["messages"] for name in counted} == counted
@@ -228,6 +235,7 @@ def test_a_database_that_is_away_at_the_start_holds_up_nothing(start, postgres, 
     daemon = start(postgres)
     assert daemon.get("/readyz").status_code == 200
     stream = sse(daemon, "messages")
+    stream.welcome()
     daemon.publish_numbers("messages", range(70))
     assert numbers(message.data for message in stream.take(70, timeout=5)) == list(range(70))
     eventually(lambda: sink(daemon, "buffer")["failing"], "the sink says that it fails")
@@ -246,6 +254,7 @@ def test_a_database_that_does_not_answer_slows_no_reader_and_no_publisher(start,
     daemon.publish_numbers("messages", range(60))
     drained(daemon)
     stream = sse(daemon, "messages")
+    stream.welcome()
     postgres.pause()
     for first in range(60, 3060, 100):
         began = time.monotonic()
@@ -256,6 +265,35 @@ def test_a_database_that_does_not_answer_slows_no_reader_and_no_publisher(start,
     assert sink(daemon, "buffer")["waiting"] == 3000
     postgres.resume()
     exactly(daemon, postgres)
+
+
+def test_a_table_that_somebody_locks_for_longer_than_a_statement_may_take_gets_everything_once(start, postgres):
+    daemon = start(postgres, SINK__STATEMENT_TIMEOUT="300ms")
+    load = Load(daemon)
+    for _ in range(3):
+        load.came(300)
+        with postgres.connect() as holder:
+            holder.execute("LOCK TABLE tidegate_events IN SHARE MODE")
+            eventually(lambda: sink(daemon, "wells")["failing"] and sink(daemon, "buffer")["failing"], "the sinks say that they fail")
+            load.came(300)
+    load.came(200)
+    complete(daemon, load.stop())
+    exactly(daemon, postgres)
+
+
+def test_a_database_that_takes_long_for_each_write_gets_everything_once_and_holds_up_nobody(start, postgres):
+    daemon = start(postgres)
+    drained(daemon)
+    postgres.query("CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.25); RETURN NULL; END'")
+    postgres.query("CREATE TRIGGER slow BEFORE INSERT ON tidegate_events FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    load = Load(daemon)
+    began = time.monotonic()
+    load.came(2000)
+    assert time.monotonic() - began < 15, "publishers do not wait for it"
+    complete(daemon, load.stop())
+    assert sink(daemon, "buffer")["waiting"] > 0, "it is behind"
+    exactly(daemon, postgres)
+    assert sink(daemon, "buffer")["failing"] is None and "cannot write now" not in daemon.log_text()
 
 
 def test_a_daemon_stops_in_time_while_its_database_does_not_answer(start, postgres):
@@ -405,8 +443,33 @@ def test_events_older_than_the_retention_are_deleted(start, postgres):
     assert sink(daemon, "buffer")["messages"] == 7010, "what was stored is counted all the same"
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+def test_what_is_not_stored_the_log_keeps_longer_than_its_retention_says(start, postgres, restarted):
+    short = {"ROOMS__DEFAULT__RETENTION_COUNT": "100", "ROOMS__DEFAULT__RETENTION_AGE": "1s", "ROOMS__DEFAULT__TAIL_EVENTS": "10"}
+    daemon = start(postgres, SINK__MAILBOX_MESSAGES="20", **short)
+    daemon.publish_numbers("messages", range(50))
+    drained(daemon)
+    postgres.stop()
+    for first in range(50, 2050, 100):
+        daemon.publish_numbers("messages", range(first, first + 100))
+        daemon.publish_numbers("well:new", range(first, first + 100))
+        daemon.publish_numbers("elsewhere", range(first, first + 100))
+    eventually(lambda: not held(daemon, "elsewhere"), "what nobody waits for goes")
+    if restarted:
+        daemon.kill9()
+        daemon.start()
+    assert held(daemon, "well:new") == 2000
+    # After a kill it knows what was last written down, until the database answers.
+    assert sink(daemon, "buffer")["waiting"] in ((2000, 2050) if restarted else (2000,))
+    postgres.start()
+    drained(daemon)
+    assert sorted((room, n) for room, _, n in rows_of(postgres)) == [*(("messages", n) for n in range(2050)), *(("well:new", n) for n in range(50, 2050))]
+    assert sink(daemon, "buffer")["lost"] == sink(daemon, "wells")["lost"] == 0
+    eventually(lambda: not held(daemon, "messages") and not held(daemon, "well:new"), "what is stored goes as the retention says")
+
+
 def test_what_the_log_let_go_before_it_was_stored_is_counted_and_told(start, postgres):
-    daemon = start(postgres, ROOMS__MESSAGES__RETENTION_COUNT="100", ROOMS__MESSAGES__TAIL_EVENTS="10", SINK__MAILBOX_MESSAGES="20")
+    daemon = start(postgres, SINK__KEEP_UNSTORED="false", ROOMS__MESSAGES__RETENTION_COUNT="100", ROOMS__MESSAGES__TAIL_EVENTS="10", SINK__MAILBOX_MESSAGES="20")
     daemon.publish_numbers("messages", range(50))
     drained(daemon)
     postgres.stop()
@@ -521,6 +584,20 @@ def test_an_address_that_is_wrong_is_told_without_its_password(start_daemon, url
         result = daemon.run(command, SINK__DATABASE_URL=url)
         assert result.code != 0 and "sink.database_url" in result.stderr, result
         assert PASSWORD not in result.stderr + result.stdout
+
+
+def test_the_database_s_password_stands_nowhere(start, postgres):
+    postgres.query("CREATE ROLE guarded SUPERUSER LOGIN PASSWORD 'another'")
+    rules = postgres.data / "pg_hba.conf"
+    rules.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    postgres.query("SELECT pg_reload_conf()")
+    daemon = start(SINK__DATABASE_URL=postgres.url.replace(f"{USER}:", "guarded:"), LOGGING__LEVEL="trace")
+    daemon.publish_numbers("messages", range(60))
+    eventually(lambda: "password authentication failed" in (sink(daemon, "buffer")["failing"] or ""), "the sink says that it is not let in")
+    postgres.query(f"ALTER ROLE guarded PASSWORD '{PASSWORD}'")
+    exactly(daemon, postgres)
+    answers = [daemon.get(path, key=ADMIN).text for path in ("/v1/sinks", "/v1/sinks/buffer/events", "/api/health", "/metrics", "/v1/connections")]
+    assert not any(PASSWORD in text for text in [*answers, daemon.log_text(), daemon.output_text()])
 
 
 def test_settings_of_sinks_are_checked(start_daemon):

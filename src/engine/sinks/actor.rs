@@ -95,6 +95,7 @@ impl SinkActor {
         let name = &self.settings.name;
         let (books, found) = Books::open(&self.rooms, name).await?;
         let mut positions: Positions = found.positions.into_iter().collect();
+        self.begin_in_new_rooms(&mut positions);
         // What is known until the store answers.
         self.shared.begins(found.totals, &positions);
         let standing = self.within(self.writer.standing(name, books.log_id())).await?;
@@ -102,9 +103,10 @@ impl SinkActor {
         if let Some(Standing { totals: known, positions: stored }) = standing {
             totals = known;
             positions = stored.into_iter().collect();
+            self.begin_in_new_rooms(&mut positions);
         }
-        self.begin_in_new_rooms(&mut positions);
         self.shared.begins(totals, &positions);
+        self.needs_after(&positions);
         let wish = Wish { patterns: &self.settings.rooms, positions: Some(positions.into_iter().collect()) };
         let bounds = Bounds { messages: self.common.mailbox_messages, bytes: self.common.mailbox_bytes };
         let who = Reader { meter: &record::SINK, name };
@@ -128,6 +130,15 @@ impl SinkActor {
                 let room = self.rooms.get_or_create(&name).ok();
                 let first = room.and_then(|room| room.held()).map_or(0, |(first, _)| first.saturating_sub(1));
                 positions.entry(name).or_insert(first);
+            }
+        }
+    }
+
+    /// What is stored the log need not keep for it any more.
+    fn needs_after<'p>(&self, positions: impl IntoIterator<Item = (&'p RoomName, &'p u64)>) {
+        for (room, seq) in positions {
+            if let Some(index) = self.rooms.log().room(room) {
+                index.needs_after(&self.settings.name, *seq);
             }
         }
     }
@@ -206,6 +217,7 @@ impl SinkActor {
             match self.within(writing).await {
                 Ok(stored) => {
                     self.shared.stored(stored.events, stored.totals, &batch.positions);
+                    self.needs_after(batch.positions.iter().map(|(room, seq)| (room, seq)));
                     self.shared.meter.stored(stored.events, stored.refused, begun.elapsed());
                     work.dead_letters.settled();
                     work.pending.done(&batch);

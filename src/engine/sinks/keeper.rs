@@ -1,9 +1,15 @@
-//! Keeps the store in order: has it let go what is older than `sink.retention`. One actor, woken by its period; over a restart nothing is kept.
+//! Keeps the store in order: has it let go what is older than `sink.retention`, once it is there and then once a minute. One actor, woken by its period; over a restart nothing is kept.
+
+use std::time::Duration;
 
 use tidegate_actors::{Batch, Fault, Flow, Handler, Inbox};
+use tokio::time::Instant;
 
 use crate::engine::rooms::keeper::Nothing;
 use crate::store::postgres::Postgres;
+
+/// How often old events are deleted.
+const PERIOD: Duration = Duration::from_secs(60);
 
 /// The actor.
 #[derive(Debug)]
@@ -11,11 +17,13 @@ pub(super) struct StoreKeeper {
     postgres: Postgres,
     /// Whether the last time failed, so that a lasting fault is told once.
     failing: bool,
+    /// When it did so the last time.
+    done_at: Option<Instant>,
 }
 
 impl StoreKeeper {
     pub(super) fn new(postgres: Postgres) -> Self {
-        Self { postgres, failing: false }
+        Self { postgres, failing: false, done_at: None }
     }
 }
 
@@ -24,7 +32,9 @@ impl Handler for StoreKeeper {
     type Output = ();
 
     async fn handle(&mut self, batch: &mut Batch<Nothing>, inbox: &mut Inbox<Nothing>) -> Result<Flow<()>, Fault> {
-        if batch.tick {
+        let due = self.done_at.is_none_or(|at| at.elapsed() >= PERIOD);
+        if batch.tick && due && self.postgres.is_ready() {
+            self.done_at = Some(Instant::now());
             match self.postgres.let_go(|| inbox.mailbox().is_closed()).await {
                 Ok(events) => {
                     if events > 0 {

@@ -33,8 +33,8 @@ use writer::Writer;
 const TICKS: Bounds = Bounds { messages: 1, bytes: usize::MAX };
 /// How often a sink looks whether a batch is due.
 const LOOK: Duration = Duration::from_millis(25);
-/// How often the store is looked after.
-const KEEP: Duration = Duration::from_secs(60);
+/// How often it is looked whether the store is to be looked after.
+const KEEP: Duration = Duration::from_secs(1);
 /// How long a start waits until the sinks follow their rooms; one whose database is away comes when it can.
 const BEGIN_WAIT: Duration = Duration::from_secs(2);
 

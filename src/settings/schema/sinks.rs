@@ -65,6 +65,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "With TimescaleDB: events older than this are compressed; 0 switches it off.",
     ),
     setting(
+        "sink.keep_unstored",
+        Kind::Flag,
+        "true",
+        "Whether the log keeps events that the database has not taken yet longer than their rooms' retention says, up to log.bytes_max.",
+    ),
+    setting(
         "sink.stats_interval",
         Kind::Time(50, HOUR),
         "\"500ms\"",

@@ -81,12 +81,24 @@ impl Postgres {
     /// # Errors
     /// Why the database cannot say it.
     pub async fn standing(&self, sink: &str, log: &str) -> Result<(Totals, Vec<(RoomName, u64)>), StoreError> {
-        if !self.0.ready.load(Ordering::Acquire) {
+        self.make().await?;
+        self.with(&self.0.writers, |session| write::standing(session, sink, log)).await
+    }
+
+    /// Makes the tables, unless they are known to be there.
+    async fn make(&self) -> Result<(), StoreError> {
+        if !self.is_ready() {
             let timescale = self.with(&self.0.writers, |session| schema::make(session, &self.0.settings)).await?;
             self.0.timescale.store(timescale, Ordering::Release);
             self.0.ready.store(true, Ordering::Release);
         }
-        self.with(&self.0.writers, |session| write::standing(session, sink, log)).await
+        Ok(())
+    }
+
+    /// Whether its tables are known to be there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Acquire)
     }
 
     /// Deletes what is older than `sink.retention`, some at a time, until nothing is left or `enough` says so; how many that were. TimescaleDB does it itself.
@@ -95,9 +107,9 @@ impl Postgres {
     /// Why the database cannot do it now.
     pub async fn let_go(&self, enough: impl Fn() -> bool + Send) -> Result<u64, StoreError> {
         let Some(retention) = self.0.settings.retention else { return Ok(0) };
-        let (ready, timescale) = (self.0.ready.load(Ordering::Acquire), self.0.timescale.load(Ordering::Acquire));
+        let plain = self.is_ready() && !self.0.timescale.load(Ordering::Acquire);
         let mut all = 0;
-        while ready && !timescale && !enough() {
+        while plain && !enough() {
             let some = self.with(&self.0.writers, |session| write::let_go(session, retention)).await?;
             all += some;
             if some < write::DELETED_AT_ONCE {

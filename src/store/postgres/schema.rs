@@ -60,7 +60,8 @@ async fn make_all(session: &mut Session<'_>, settings: &sinks::Store) -> Result<
         // The table is a plain one then, which is enough.
         Err(error @ StoreError::Database(_)) => {
             tracing::warn!(%error, "sink: TimescaleDB is there and cannot be used; the table is as it was");
-            session.end("ROLLBACK").await.map_err(|error| failed(&error))?;
+            // A server that has not loaded it at its start ends the connection for that; the pool finds it out.
+            let _ = session.end("ROLLBACK").await;
             Ok(false)
         }
         Err(error) => Err(error),
@@ -124,10 +125,12 @@ async fn timescale(session: &mut Session<'_>, settings: &sinks::Store) -> Result
     if !kept {
         let make = "SELECT create_hypertable('tidegate_events', 'event_time', if_not_exists => true)";
         session.run(|connection| sqlx::query(make).execute(connection)).await.map_err(said)?;
-        tracing::info!("sink: the table is a hypertable of TimescaleDB");
     }
     policies(session, settings).await.map_err(said)?;
     session.end("COMMIT").await.map_err(said)?;
+    if !kept {
+        tracing::info!("sink: the table is a hypertable of TimescaleDB");
+    }
     Ok(true)
 }
 

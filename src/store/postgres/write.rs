@@ -36,10 +36,12 @@ const TOTALS: &str = "
 UPDATE tidegate_sinks SET messages = messages + $2, batches = batches + least($2, 1), refused = refused + $3, written = now()
 WHERE name = $1 RETURNING messages, batches, refused";
 
+/// The age is asked for twice: in a table of several parts a place is one of each part.
 const LET_GO: &str = "
-WITH alone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(x'7469646567617466'::bigint) AS is)
+WITH alone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(x'7469646567617466'::bigint) AS mine)
 DELETE FROM tidegate_events WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM tidegate_events WHERE (SELECT is FROM alone) AND event_time < now() - make_interval(secs => $1) LIMIT 5000))";
+    SELECT ctid FROM tidegate_events WHERE (SELECT mine FROM alone) AND event_time < now() - make_interval(secs => $1) LIMIT 5000))
+AND event_time < now() - make_interval(secs => $1)";
 
 /// Where a sink stands with the events of a log.
 pub(super) async fn standing<'s>(
@@ -99,6 +101,7 @@ impl Postgres {
         refused: &[usize],
         positions: &[(RoomName, u64)],
     ) -> Result<(u64, Totals), StoreError> {
+        self.make().await?;
         let batch = Batch { sink, log, events, refused, positions };
         self.with(&self.0.writers, |session| write(session, batch)).await
     }

@@ -128,9 +128,13 @@ class Postgres:
         """It goes on."""
         self.signal(signal.SIGCONT)
 
+    def connect(self, autocommit=False):
+        """A connection; without `autocommit` it is one transaction."""
+        return psycopg.connect(host="127.0.0.1", port=self.port, user=USER, dbname=NAME, autocommit=autocommit, connect_timeout=5)
+
     def query(self, text, *arguments):
         """Rows of a query."""
-        with psycopg.connect(host="127.0.0.1", port=self.port, user=USER, dbname=NAME, autocommit=True, connect_timeout=5) as connection:
+        with self.connect(autocommit=True) as connection:
             cursor = connection.execute(text, arguments or None)
             return cursor.fetchall() if cursor.description else []
 
