@@ -169,7 +169,7 @@ class TestIngest:
             told = take(daemon, [n])[0]
             daemon.kill9()
             daemon.start()
-            assert eventually(lambda: newest(daemon, limit=1), "the newest is there")[0]["id"] == told["id"]
+            eventually(lambda: [found["id"] for found in newest(daemon, limit=1)] == [told["id"]], "the newest is there")
 
     def test_a_message_with_an_id_of_its_own_is_taken_once(self, daemon):
         first, again = post(daemon, message(1, id="m-1")), post(daemon, message(1, id="m-1"))
