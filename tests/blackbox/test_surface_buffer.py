@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from harness.api import instant
@@ -53,7 +54,7 @@ class Stats:
     def __init__(self, daemon, query="", headers=None):
         headers = {"Authorization": f"Bearer {daemon.key}"} if headers is None else headers
         self.connection = connect(f"ws://{daemon.address}/ws/stats{query}", additional_headers=headers, proxy=None, compression=None,
-                                  ping_interval=None, close_timeout=1)
+                                  ping_interval=None, close_timeout=1, legacy=True)
 
     def next(self, timeout=5):
         return json.loads(self.connection.recv(timeout))
@@ -200,6 +201,13 @@ class TestIngest:
         assert daemon.get("/messages", key=mint(sub="o", roles=["viewer"], rooms=["other"])).status_code == 403
         assert daemon.get(f"/messages?token={daemon.key}", key=None).status_code == 200
 
+    def test_who_posts_too_much_is_told_when_to_come_back(self, start_daemon):
+        daemon = start_daemon(LIMITS__PER_USER_PUBLISHES_PER_SECOND="1")
+        answers = [post(daemon, message(n)) for n in range(5)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused and answers[0].status_code == 202
+        assert set(refused[0].json()) == {"detail"} and int(refused[0].headers["retry-after"]) >= 1
+
     def test_the_dashboards_origin_may_call(self, daemon):
         asked = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,authorization"}
         preflight = daemon.request("OPTIONS", "/messages", key=None, headers=asked)
@@ -327,6 +335,28 @@ class TestStats:
         reader.connection.send('{"type":"ping","data":{"sent":1}}')
         assert reader.until(lambda found: "type" in found) == {"type": "pong", "data": {"sent": 1}}
         assert set(reader.next()) == FIELDS
+
+    def test_who_says_too_much_at_once_is_told_and_closed(self, start_daemon, stats):
+        daemon = start_daemon(LIMITS__MAX_MESSAGE_BYTES="1KiB")
+        reader = stats(daemon)
+        reader.connection.send(json.dumps({"type": "ping", "data": "x" * 2000}))
+        error = reader.until(lambda found: "type" in found)
+        assert (error["type"], error["code"]) == ("error", "message_too_big")
+        with pytest.raises(ConnectionClosed) as closed:
+            reader.until(lambda found: False)
+        assert closed.value.rcvd.code == 1009
+
+    def test_who_says_too_much_too_often_is_told_when_to_go_on_and_then_closed(self, start_daemon, stats):
+        reader = stats(start_daemon(LIMITS__PER_CONNECTION_MESSAGES_PER_SECOND="2"))
+        for _ in range(10):
+            reader.connection.send('{"type":"ping"}')
+        error = reader.until(lambda found: found.get("code") == "rate_limited")
+        assert error["type"] == "error" and error["retryAfter"] >= 1 and error["detail"]
+        with pytest.raises(ConnectionClosed) as closed:
+            for _ in range(400):
+                reader.connection.send('{"type":"ping"}')
+            reader.until(lambda found: False)
+        assert closed.value.rcvd.code == 1008
 
     def test_a_stream_without_a_credential_or_right_is_refused(self, start_daemon):
         daemon = start_daemon(AUTH__JWT_SECRET=SECRET)

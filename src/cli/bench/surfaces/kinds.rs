@@ -138,7 +138,9 @@ impl Kind {
             Self::NativeWebsocket => {
                 "one event a second, published natively; from the timestamp that its publisher gave it to its receipt over WebSocket"
             }
-            Self::NativeSse => "the same events over Server-Sent Events",
+            Self::NativeSse => {
+                "one event a second, published natively; from the timestamp that its publisher gave it to its receipt over Server-Sent Events"
+            }
             Self::Overview => {
                 "20 runs a second, gathered into an update every 250 ms; from the update's own timestamp to its receipt over WebSocket"
             }
@@ -146,10 +148,14 @@ impl Kind {
                 "20 requests a second, one metrics_update a second; from its own timestamp, when it was computed, to its receipt over WebSocket"
             }
             Self::WellsWebsocket => {
-                "telemetry of every well once a second; from the measurement's timestamp (so ingest is in it) to its receipt over Socket.IO on WebSocket; each client follows one well"
+                "telemetry of every well once a second, each client follows one; from the measurement's timestamp, so with its ingest, to its receipt over Socket.IO on WebSocket"
             }
-            Self::WellsPolling => "the same over Socket.IO on HTTP long-polling",
-            Self::WellsSse => "the same over Server-Sent Events",
+            Self::WellsPolling => {
+                "telemetry of every well once a second, each client follows one; from the measurement's timestamp, so with its ingest, to its receipt over Socket.IO on HTTP long-polling"
+            }
+            Self::WellsSse => {
+                "telemetry of every well once a second, each client follows one; from the measurement's timestamp, so with its ingest, to its receipt over Server-Sent Events"
+            }
             Self::Analytics => {
                 "one update of a metric a second, published natively; from the timestamp that its publisher gave it to its receipt over Server-Sent Events"
             }

@@ -40,6 +40,9 @@ const REST: Duration = Duration::from_secs(1);
 /// So long is waited for what was published and has not come.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// Of an error, so many characters are shown.
+const ERROR_MAX: usize = 400;
+
 /// Who is measured, and by how many.
 #[derive(Debug, Clone, Args)]
 pub(super) struct SurfacesArguments {
@@ -122,7 +125,7 @@ async fn measure(arguments: &SurfacesArguments, running: Option<Target>, bar: &P
     for (feed, outcome) in feeds {
         match outcome {
             Ok(count) => turns.push((feed, count)),
-            Err(error) => problems.push(format!("publishing for {feed:?}: {error:#}")),
+            Err(error) => problems.push(format!("publishing for {feed:?}: {}", short(&error))),
         }
     }
     let lines = rows.iter().map(|row| {
@@ -191,7 +194,7 @@ async fn open_row(
                 bar.inc(1);
             }
             Err(error) => {
-                refused = Some(format!("{error:#}"));
+                refused = Some(short(&error));
                 following.abort_all();
             }
         }
@@ -200,6 +203,13 @@ async fn open_row(
     let after = pid.and_then(daemon::resident_bytes);
     let memory_bytes = before.zip(after).map(|(before, after)| after.saturating_sub(before));
     Ok(Row { kind, clients, refused, memory_bytes, tally, _following: following })
+}
+
+/// An error on one line.
+fn short(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(ERROR_MAX).collect()
 }
 
 /// A client, whichever its wire is.

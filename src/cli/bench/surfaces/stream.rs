@@ -60,8 +60,7 @@ impl Stream {
             }
         };
         if !head.starts_with(format!("HTTP/1.1 {status}").as_bytes()) {
-            let first: String = String::from_utf8_lossy(&head).chars().take(300).collect();
-            bail!("refused: {}", first.replace("\r\n", " "));
+            bail!("refused: {}", String::from_utf8_lossy(&head));
         }
         let partial = head.split_off(end);
         let mut stream = Self { tcp, wire, partial };
