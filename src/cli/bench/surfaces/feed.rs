@@ -80,10 +80,12 @@ pub(super) async fn run(target: Target, feed: Feed, wells: usize, stop: Rc<Cell<
     // A daemon that is late is not hurried.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turn = 0;
-    while !stop.get() {
+    loop {
         ticks.tick().await;
+        if stop.get() {
+            return Ok(turn);
+        }
         publisher.publish(body(feed, turn, wells).to_string().as_bytes()).await?;
         turn += 1;
     }
-    Ok(turn)
 }
