@@ -65,8 +65,8 @@ fn describe(edge: &Edge, name: &str) -> Option<Value> {
     operation_id = "read_sink",
     tag = "sinks",
     params(
-        ("name" = String, Path, description = "The sink's name"),
-        ("rooms" = Option<String>, Query, description = "A room, or a pattern such as well:*; as the sink's own where that has one", min_length = 1),
+        ("name" = String, Path, description = "The sink's name", pattern = "^[A-Za-z0-9_-]{1,60}$"),
+        ("rooms" = Option<String>, Query, description = "A room, or a pattern such as well:*; as the sink's own where that has one", pattern = r"^([A-Za-z0-9_.:/@-]{1,200}[*]?|[*])$"),
         ("limit" = Option<u64>, Query, description = "At most so many", minimum = 1, maximum = 1000),
     ),
     responses(

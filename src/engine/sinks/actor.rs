@@ -127,7 +127,7 @@ impl SinkActor {
                 names.push(name.clone());
             }
             for name in names {
-                let room = self.rooms.get_or_create(&name).ok();
+                let room = self.rooms.find(&name).ok().flatten();
                 let first = room.and_then(|room| room.held()).map_or(0, |(first, _)| first.saturating_sub(1));
                 positions.entry(name).or_insert(first);
             }
