@@ -77,11 +77,10 @@ class TestWhatOneHas:
         path = EVENTS.format(room)
         daemon.publish_numbers(room, range(1))
         tag = ask(daemon, path)
-        strong = tag.removeprefix("W/")
-        assert strong.startswith('"') and strong.endswith('"') and tag == f"W/{strong}"
-        for known in [tag, strong, f'"other", {tag}', f'"a,b",{strong} , "c"', "*"]:
+        assert tag.startswith('"') and tag.endswith('"')
+        for known in [tag, f"W/{tag}", f'"other", {tag}', f'"a,b",W/{tag} , "c"', "*"]:
             assert ask(daemon, path, known, 304) == tag
-        for unknown in ['"other"', 'W/"other"', strong.strip('"'), f"w/{strong}", "", strong.upper() + "x"]:
+        for unknown in ['"other"', 'W/"other"', tag.strip('"'), f"w/{tag}", "", tag.upper() + "x"]:
             ask(daemon, path, unknown, 200)
         # Several lines are a list too.
         several = subprocess.run(["curl", "-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"Authorization: Bearer {daemon.key}",
@@ -105,9 +104,10 @@ class TestWhatOneHas:
         assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
         raw = packed.raw.read(decode_content=False)
         assert gzip.decompress(raw) == plain.content and len(raw) < len(plain.content) / 4
-        assert packed.headers["etag"] == plain.headers["etag"]
-        for encoding in ["gzip", "identity"]:
-            answer = daemon.get(path, headers={"Accept-Encoding": encoding, "If-None-Match": plain.headers["etag"]})
+        # Weak, because other bytes say the same.
+        assert packed.headers["etag"] == f"W/{plain.headers['etag']}"
+        for encoding, known in [(encoding, known.headers["etag"]) for encoding in ["gzip", "identity"] for known in [plain, packed]]:
+            answer = daemon.get(path, headers={"Accept-Encoding": encoding, "If-None-Match": known})
             assert (answer.status_code, answer.content) == (304, b"") and "content-encoding" not in answer.headers
         refused = daemon.get(path, headers={"Accept-Encoding": "gzip;q=0"})
         assert "content-encoding" not in refused.headers
