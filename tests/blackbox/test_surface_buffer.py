@@ -318,6 +318,17 @@ class TestStats:
         gone = reader.until(lambda found: found["current_rps"] == 0.0, timeout=20)
         assert 9 < time.monotonic() - stored < 14 and gone["total_messages"] == 100
 
+    def test_who_comes_back_with_a_cursor_gets_the_figures_since_in_their_order(self, daemon, stats):
+        reader = stats(daemon)
+        reader.next()  # the moment's, which is nobody else's
+        told = [reader.next() for _ in range(4)]
+        again = stats(daemon, "?last_event_id=0")
+        assert [again.next() for _ in range(4)] == told
+        seq = next(event["seq"] for event in daemon.all_events("sink:buffer") if event["data"] == told[1])
+        assert stats(daemon, f"?last_event_id={seq}").next() == told[2]
+        header = stats(daemon, "?last_event_id=0", headers={"Authorization": f"Bearer {daemon.key}", "Last-Event-ID": str(seq)})
+        assert header.next() == told[2], "the header wins"
+
     def test_the_same_comes_over_sse(self, daemon):
         child = spawn(["curl", "-sSN", "--noproxy", "*", f"{daemon.url}/ws/stats?access_token={daemon.key}"], stdout=subprocess.PIPE)
         lines = Lines(child.stdout)

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use self::message::{Bounds, fault};
 use self::stats::Stats;
-use super::open::{Offer, open};
+use super::open::{Offer, open, start};
 use super::refusals::{Asked, Worded};
 use crate::clock;
 use crate::edge::body::{Encoding, decline, receive};
@@ -166,5 +166,8 @@ async fn figures(State(edge): State<Edge>, caller: Caller, request: Request) -> 
     let contract = Contract { mode: Mode::Latest, ..Contract::default() };
     let patterns = vec![Pattern::Room(room(FIGURES)?)];
     let offer = Offer { patterns, contract: Some(contract.into()), start: StartAt::Live, public: false };
-    open(edge, caller, request, offer, Stats::beginning_with(&sinks::figures(&status, clock::now_ms()))).await
+    // Who comes back begins with the figures that it missed; those of the moment would stand before older ones.
+    let is_new = matches!(start(&request, StartAt::Live)?, StartAt::Live);
+    let first = is_new.then(|| sinks::figures(&status, clock::now_ms()));
+    open(edge, caller, request, offer, Stats::beginning_with(first.as_ref())).await
 }

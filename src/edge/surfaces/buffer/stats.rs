@@ -19,14 +19,15 @@ static ENCODED: Encoded = Encoded::new();
 /// Says figures.
 #[derive(Debug)]
 pub(super) struct Stats {
-    /// The figures of the moment, which come first.
+    /// The figures of the moment, which come first where nothing was missed.
     first: Option<Arc<Message>>,
 }
 
 impl Stats {
     /// Begins with these figures.
-    pub(super) fn beginning_with(figures: &Value) -> Self {
-        Self { first: Some(Arc::new(Message::new(None, figures.to_string().as_bytes()))) }
+    pub(super) fn beginning_with(figures: Option<&Value>) -> Self {
+        let message = |figures: &Value| Arc::new(Message::new(None, figures.to_string().as_bytes()));
+        Self { first: figures.map(message) }
     }
 }
 
