@@ -34,6 +34,9 @@ pub mod tls;
 mod wellformed;
 pub mod ws;
 
+#[doc(hidden)]
+pub use surfaces::wells::socketio::is_payload;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

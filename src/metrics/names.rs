@@ -90,10 +90,10 @@ metrics! {
     SINK_WAITING = "tidegate_sink_waiting", Gauge, "sink", "Events in a sink's rooms that it has not stored yet.";
     SINK_WRITE_SECONDS = "tidegate_sink_write_duration_seconds", Histogram, "sink", "Time of one batch's writing.";
     SINK_LOST = "tidegate_sink_lost_total", Counter, "sink", "Events that retention let go before a sink had stored them.";
-    WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
+    WEBSOCKETS = "websocket_connections", Gauge, "", "WebSocket and Socket.IO connections open now; as tidegate_connections, under the name that dashboards of wells ask for.";
     SSES = "sse_connections", Gauge, "", "SSE connections open now.";
-    WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket clients.";
-    WEBSOCKET_ERRORS = "websocket_errors_total", Counter, "", "Error messages sent to WebSocket clients.";
+    WEBSOCKET_MESSAGES = "websocket_messages_total", Counter, "", "Messages sent to WebSocket and Socket.IO clients.";
+    WEBSOCKET_ERRORS = "websocket_errors_total", Counter, "", "Error messages sent to WebSocket and Socket.IO clients.";
     PUBLISHES = "realtime_publishes_total", Counter, "", "Publish requests that were taken.";
     PUBLISHES_SECONDS = "realtime_publish_duration_seconds", Histogram, "", "Time of a publish request that was taken, whatever its ack.";
     PUBLISH_SECONDS = "tidegate_publish_seconds", Histogram, "ack", "Time from a publish body's last byte to its answer.";

@@ -20,7 +20,7 @@ macro_rules! kept {
         /// Makes what has no labels or known ones, so that it is there with 0 before anything happens.
         pub(super) fn begin() {
             $(LazyLock::force(&$handle);)*
-            for meter in [&WEBSOCKET, &SSE, &POLL] {
+            for meter in [&WEBSOCKET, &SSE, &POLL, &SOCKETIO] {
                 LazyLock::force(meter);
             }
         }
@@ -253,7 +253,7 @@ impl TransportMeter {
             gaps: counter!(names::GAPS, "transport" => name),
             connections: gauge!(names::CONNECTIONS, "transport" => name),
             contract: match name {
-                "websocket" => Some(gauge!(names::WEBSOCKETS)),
+                "websocket" | "socketio" => Some(gauge!(names::WEBSOCKETS)),
                 "sse" => Some(gauge!(names::SSES)),
                 _ => None,
             },
@@ -326,6 +326,8 @@ impl TransportMeter {
 pub static WEBSOCKET: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("websocket"));
 /// Server-Sent Events.
 pub static SSE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("sse"));
+/// Socket.IO, whatever carries it.
+pub static SOCKETIO: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("socketio"));
 /// Long-poll.
 pub static POLL: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("poll"));
 

@@ -332,6 +332,10 @@ fn check_level(level: &str, faults: &mut Vec<Fault>) {
 
 /// `scheme://host` or `scheme://host:port`.
 fn is_origin(text: &str) -> bool {
+    if text == "null" {
+        // What a page says that was opened as a file.
+        return true;
+    }
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| {
         !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))

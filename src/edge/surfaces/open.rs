@@ -47,17 +47,33 @@ pub(in crate::edge) async fn open<V: Voice>(
     offer: Offer,
     voice: V,
 ) -> Result<Response, Problem> {
-    let start = start(&request, offer.start)?;
+    if !is_websocket(&request) {
+        return events(edge, caller, request, offer, voice).await;
+    }
+    let wish = wish(&caller, &request, offer)?;
+    let upgrade = upgrade(request).await?;
+    let started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+    Ok(ws::serve(edge, started, upgrade))
+}
+
+fn wish(caller: &Caller, request: &Request, offer: Offer) -> Result<Wish, Problem> {
+    let start = start(request, offer.start)?;
     stream::check_cursor(&offer.patterns, &start)?;
     if !offer.public {
         stream::check_rights(&caller.identity.rights, &offer.patterns)?;
     }
-    let wish = Wish { patterns: offer.patterns, start, contract: offer.contract };
-    if is_websocket(&request) {
-        let upgrade = upgrade(request).await?;
-        let started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
-        return Ok(ws::serve(edge, started, upgrade));
-    }
+    Ok(Wish { patterns: offer.patterns, start, contract: offer.contract })
+}
+
+/// Starts a connection of Server-Sent Events, whatever else the client would speak.
+pub(in crate::edge) async fn events<V: Voice>(
+    edge: Edge,
+    caller: Caller,
+    request: Request,
+    offer: Offer,
+    voice: V,
+) -> Result<Response, Problem> {
+    let wish = wish(&caller, &request, offer)?;
     let dialect = OverSse::new(voice, request.headers());
     let mut started: Started<_> = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
     stream::check_cursor_length(&started.connection.handler().cursor(), edge.settings().limits.cursor_bytes)?;

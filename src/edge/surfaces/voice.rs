@@ -30,8 +30,14 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// An error about a message of the client that was not even looked at, or not understood as a whole. `code` is `rate_limited`, `binary_unsupported`, …
     fn refuse(&mut self, code: &'static str, message: &str, retry: Option<Duration>) -> Message;
 
-    /// Does what a client says over WebSocket; answers go into the dialect by [`OverWebSocket::say`].
-    fn command(serving: &mut Serving<OverWebSocket<Self>>, text: &str) -> impl Future<Output = ()> + Send;
+    /// Does what a client says over WebSocket; answers go into the dialect by [`OverWebSocket::say`]. If nothing is understood here, it is told so.
+    fn command(serving: &mut Serving<OverWebSocket<Self>>, _: &str) -> impl Future<Output = ()> + Send {
+        async {
+            let dialect = serving.connection.handler().dialect();
+            let message = dialect.voice.refuse("unknown_type", "nothing is taken here", None);
+            dialect.say(&message);
+        }
+    }
 
     /// How many messages a WebSocket client may send a second and a minute; 0 means no limit.
     fn rates(settings: &Settings) -> (u32, u32) {

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::evaluate::{Answer, Run};
 use super::node::Node;
-use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED, TEXT, Text, Value, Wants};
+use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED, TEXT, TREE, Text, Value, Wants};
 use crate::pipelines::record::number_text;
 use crate::pipelines::why::Why;
 
@@ -38,6 +38,7 @@ pub(super) enum Function {
     Log,
     Exp,
     Coalesce,
+    Compact,
 }
 
 /// What the compiler must know of a function.
@@ -111,6 +112,7 @@ pub(super) static FUNCTIONS: &[Spec] = &[
     spec("log", Function::Log, (1, 1), &[NUMBER], Some(Kind::Number)),
     spec("exp", Function::Exp, (1, 1), &[NUMBER], Some(Kind::Number)),
     spec("coalesce", Function::Coalesce, (1, MANY), &[ANY], None),
+    spec("compact", Function::Compact, (1, 1), &[TREE], None),
 ];
 
 /// The names of all functions.
@@ -151,6 +153,7 @@ pub(super) fn call<'a>(run: &mut Run<'a>, function: Function, args: &'a [Node]) 
             run.finite(base.powf(exponent))
         }
         (Function::Coalesce, args) => coalesce(run, args),
+        (Function::Compact, [of]) => compact(run, of),
         // The compiler has counted them.
         _ => Err(run.failed("a function was given arguments that it does not take")),
     }
@@ -316,4 +319,11 @@ fn coalesce<'a>(run: &mut Run<'a>, args: &'a [Node]) -> Answer<'a> {
         }
     }
     Ok(Value::Null)
+}
+
+/// A list or an object without what is null in it.
+fn compact<'a>(run: &mut Run<'a>, of: &'a Node) -> Answer<'a> {
+    let value = run.eval(of)?;
+    run.spend(value.count().unwrap_or(0))?;
+    value.compact().ok_or_else(|| run.wrong(of, TREE, &value))
 }

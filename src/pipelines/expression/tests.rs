@@ -70,6 +70,9 @@ fn examples() -> Vec<(&'static str, Json)> {
         ("log(exp(0))", json!(0)),
         ("coalesce(data.missing, data.nothing, data.n + data.missing, 'x')", json!("x")),
         ("coalesce(data.missing)", json!(null)),
+        ("compact({'a': null, 'b': data.n, 'c': {'d': null}})", json!({"b": 4, "c": {"d": null}})),
+        ("compact([null, 1, null, 'x'])", json!([1, "x"])),
+        ("size(compact(data.obj))", json!(1)),
         // The event, and what lies in its data.
         ("data.usage > 90.0 && kind == \"sample\"", json!(true)),
         ("room + '/' + key + '/' + priority", json!("host:cpu/k1/normal")),
