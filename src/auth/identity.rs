@@ -191,6 +191,14 @@ pub struct Identity {
     pub expires_ms: Option<u64>,
 }
 
+impl Identity {
+    /// Whether it has a role.
+    #[must_use]
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|own| own == role)
+    }
+}
+
 /// A token's claims as they are read; what is of another kind than expected makes the token a wrong one.
 #[derive(Debug, Default, Deserialize, serde::Serialize)]
 pub(super) struct Claims {

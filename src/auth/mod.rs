@@ -224,7 +224,7 @@ impl Auth {
                     return None;
                 }
                 let (roles, rights) = known.rights(&identity.credential, &identity.subject)?;
-                if rights == identity.rights {
+                if rights == identity.rights && roles == identity.roles {
                     return Some(Arc::clone(identity));
                 }
                 Some(Arc::new(Identity { roles, rights, ..(**identity).clone() }))

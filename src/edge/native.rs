@@ -78,7 +78,7 @@ fn cors(edge: &Edge) -> CorsLayer {
             header::IF_NONE_MATCH,
             HeaderName::from_static("last-event-id"),
         ])
-        .expose_headers([header::RETRY_AFTER, header::ETAG])
+        .expose_headers([header::RETRY_AFTER, header::ETAG, HeaderName::from_static("x-reconnect-token")])
         .allow_credentials(true)
 }
 

@@ -1,5 +1,6 @@
 //! How a surface speaks: a [`Voice`] says what events, notices and answers are in its words, and the two dialects here carry that over Server-Sent Events and WebSocket.
 
+use std::any::Any;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::encoded::{Message, Messages};
 use super::packing::{self, Trailer};
+use crate::edge::Edge;
 use crate::edge::dialects::ws::Messages as Frames;
 use crate::edge::sse::Streamed;
 use crate::edge::ws::{Serving, Talk};
 use crate::engine::connections::dialect::Position;
+use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Dialect, Notice};
 use crate::event::Event;
 use crate::settings::Settings;
@@ -27,6 +30,11 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// What a notice is here; `cursor` is where the reader stands.
     fn notice(&mut self, notice: &Notice<'_>, cursor: &str) -> Messages;
 
+    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins.
+    fn greet(&mut self, _resumed: bool) -> impl Future<Output = Messages> + Send {
+        std::future::ready(Messages::new())
+    }
+
     /// An error about a message of the client that was not even looked at, or not understood as a whole. `code` is `rate_limited`, `binary_unsupported`, …
     fn refuse(&mut self, code: &'static str, message: &str, retry: Option<Duration>) -> Message;
 
@@ -37,6 +45,14 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
             let message = dialect.voice.refuse("unknown_type", "nothing is taken here", None);
             dialect.say(&message);
         }
+    }
+
+    /// Headers of its own on SSE, beside or in place of the others.
+    fn headers(&self, _: &mut HeaderMap) {}
+
+    /// What becomes of a connection whose socket is gone; by default it goes too.
+    fn over<D: Dialect>(_: &Edge, connection: Connection<D>, member: Member) {
+        drop((connection, member));
     }
 
     /// How many messages a WebSocket client may send a second and a minute; 0 means no limit.
@@ -98,6 +114,12 @@ impl<V: Voice> Dialect for OverWebSocket<V> {
         }
     }
 
+    fn relay(&mut self, what: &(dyn Any + Send + Sync)) {
+        if let Some(message) = what.downcast_ref::<Message>() {
+            self.say(message);
+        }
+    }
+
     fn gathered(&self) -> usize {
         self.bytes
     }
@@ -131,6 +153,10 @@ impl<V: Voice> Talk for OverWebSocket<V> {
     fn idle(settings: &Settings) -> Option<Duration> {
         V::idle(settings)
     }
+
+    fn over(edge: &Edge, connection: Connection<Self>, member: Member) {
+        V::over(edge, connection, member);
+    }
 }
 
 /// A surface over Server-Sent Events, packed if the client takes that.
@@ -153,6 +179,17 @@ impl<V: Voice> OverSse<V> {
             gathered.put_slice(&packing::HEADER);
         }
         Self { voice, single: None, gathered, trailer }
+    }
+
+    /// Gathers what comes first, with where the client stands: so one that breaks off before anything has come resumes there too.
+    pub(super) fn greet(&mut self, messages: &Messages, cursor: &str) {
+        let end = format!("id: {cursor}\n\n");
+        let Some((last, before)) = messages.split_last() else {
+            // An id without data is remembered, and no message (HTML, section 9.2.6).
+            return self.put(end.as_bytes());
+        };
+        before.iter().for_each(|message| self.put_message(message, "\n"));
+        self.put_message(last, &end);
     }
 
     fn spill(&mut self) {
@@ -221,6 +258,12 @@ impl<V: Voice> Dialect for OverSse<V> {
         }
     }
 
+    fn relay(&mut self, what: &(dyn Any + Send + Sync)) {
+        if let Some(message) = what.downcast_ref::<Message>() {
+            self.put_message(message, "\n");
+        }
+    }
+
     fn gathered(&self) -> usize {
         self.gathered.len() + self.single.as_ref().map_or(0, Bytes::len)
     }
@@ -261,6 +304,11 @@ impl<V: Voice> Streamed for OverSse<V> {
         if self.trailer.is_some() {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        self.voice.headers(headers);
+    }
+
+    fn over(edge: &Edge, connection: Connection<Self>, member: Member) {
+        V::over(edge, connection, member);
     }
 
     fn idle(settings: &Settings) -> Option<Duration> {

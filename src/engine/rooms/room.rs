@@ -18,6 +18,7 @@ use super::state::{RoomState, Snapshot};
 use super::tail::Tail;
 use crate::clock;
 use crate::engine::connections::Delivery;
+use crate::engine::connections::contract::Urgent;
 use crate::event::{RoomKey, RoomName};
 use crate::log::{Log, RoomIndex};
 use crate::metrics::record::RoomMeter;
@@ -74,6 +75,8 @@ pub struct Terms {
     pub disconnect: bool,
     /// Whether it is a part of the daemon, and no subscriber.
     pub internal: bool,
+    /// What is critical to it, whatever its publisher said.
+    pub urgent: Option<&'static Urgent>,
 }
 
 /// A reader of a room.
