@@ -20,7 +20,7 @@ use crate::limits::client;
 use crate::metrics::record;
 
 /// What is open to all.
-const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
+const OPEN: [&str; 7] = ["/livez", "/readyz", "/api/health", "/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
 /// Where whoever comes says later who it is: a Socket.IO client does so when it connects, behind its first requests.
 const LATER: [&str; 2] = ["/socket.io", "/socket.io/"];
 /// And the files of the page that describes the API, examples of clients, and the script that they use.

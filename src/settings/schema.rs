@@ -84,6 +84,7 @@ pub fn is_live(key: &str) -> bool {
             "logging.level",
             "server.reconnect_spread",
             "audit.refusals_per_second",
+            "buffer.content_bytes",
         ]
         .contains(&key),
     }

@@ -42,6 +42,7 @@ pub struct Surfaces {
     pub metrics: Metrics,
     pub wells: Wells,
     pub analytics: Analytics,
+    pub buffer: Buffer,
 }
 
 #[derive(Debug, Clone)]
@@ -90,6 +91,12 @@ pub struct Analytics {
     pub parked_bytes: usize,
 }
 
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Buffer {
+    pub content_bytes: usize,
+}
+
 impl Surfaces {
     /// Whether a pipeline of this name in the program is wanted: one of a surface that is served, or of none.
     #[must_use]
@@ -121,6 +128,7 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
         metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
         wells: wells(v),
         analytics: analytics(v, faults),
+        buffer: Buffer { content_bytes: v.length("buffer.content_bytes") },
     }
 }
 

@@ -210,7 +210,7 @@ impl RoomActor {
         let mut changes = events.iter().filter_map(|event| event.change.as_deref()).peekable();
         if changes.peek().is_some() {
             let mut state = self.room.state.lock();
-            let state = state.get_or_insert_default();
+            let state = state.get_or_insert_with(|| RoomState::of(Vec::new()));
             changes.for_each(|change| state.apply(change.clone()));
         }
     }

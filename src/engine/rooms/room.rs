@@ -217,6 +217,14 @@ impl Room {
         self.state.lock().as_mut().map(|state| state.snapshot(head))
     }
 
+    /// What its state is known by for as long as the process lives: the table's number and the room's head. Of two that are the same, so are the states.
+    #[must_use]
+    pub fn state_version(&self) -> Option<(u64, u64)> {
+        // As in a snapshot: what came in between is in it already, and the next one asked will say so.
+        let head = self.head();
+        self.state.lock().as_ref().map(|state| (state.number(), head))
+    }
+
     /// The state of one key as JSON: the first `None` if the room has no state, the second if there is no such key.
     #[must_use]
     pub fn state_of(&self, key: &str) -> Option<Option<Bytes>> {

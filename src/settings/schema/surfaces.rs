@@ -1,7 +1,7 @@
 //! The settings of surfaces.
 
 use super::super::value::Kind;
-use super::{DAY, GIB, HOUR, KIB, Setting, TIB, setting};
+use super::{DAY, GIB, HOUR, KIB, MIB, Setting, TIB, setting};
 
 /// Names that variables of the environment have in a dashboard's own documentation, and the settings that they are here; times are in milliseconds. A setting under its own name goes before.
 pub const ALIASES: &[(&str, &str)] = &[
@@ -151,5 +151,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Size(0, TIB),
         "\"64MiB\"",
         "What waits for lost connections together; over it those go that have been lost longest.",
+    ),
+    setting(
+        "buffer.content_bytes",
+        Kind::Size(1, 64 * MIB),
+        "\"64KiB\"",
+        "The content of a message (POST /messages); an event is bounded beside (limits.event_bytes).",
     ),
 ];
