@@ -68,6 +68,26 @@ pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> 
     Ok((bytes, permits))
 }
 
+/// Reads a request's body whole, in time and within its bounds, and unpacks it. What it takes of the place for all bodies is given back with the permits.
+pub(super) async fn whole(edge: &Edge, request: Request) -> Result<(Bytes, Permits), Problem> {
+    let (head, body) = request.into_parts();
+    let encoding = match Encoding::of(&head.headers) {
+        Ok(encoding) => encoding,
+        Err(problem) => {
+            decline(Request::from_parts(head, body)).await;
+            return Err(problem);
+        }
+    };
+    let time = edge.settings().limits.body_timeout;
+    let timed_out = |_| {
+        let detail = format!("the body did not come within {time:?} (limits.body_timeout)");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
+    };
+    let read = tokio::time::timeout(time, read(edge, declared_length(&head.headers), body));
+    let (body, permits) = read.await.map_err(timed_out)??;
+    encoding.unpack(edge, body, permits).await
+}
+
 fn too_large(max: usize) -> Problem {
     let detail = format!("the body has more than {max} bytes (limits.body_bytes)");
     // What is left of it may still be on its way.

@@ -110,9 +110,7 @@ impl Problem {
     #[must_use]
     pub fn too_much(too_much: TooMuch) -> Self {
         let kind = match too_much.limit {
-            "limits.per_ip_connections" | "limits.per_ip_connections_per_hour" | "limits.per_user_connections" => {
-                "too-many-connections"
-            }
+            limit if limit.contains("_connections") => "too-many-connections",
             "limits.rooms_per_publisher" => "too-many-rooms",
             _ => "rate-limited",
         };

@@ -18,6 +18,7 @@ use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Contract, Dialect, Notice};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
+use crate::limits;
 use crate::metrics::record::{self, TransportMeter};
 
 /// What a stream's client asks for.
@@ -27,6 +28,8 @@ pub(super) struct Wish {
     pub(super) start: StartAt,
     /// How it wants to be served, if it says.
     pub(super) contract: Option<Arc<Contract>>,
+    /// What its surface allows of its own streams.
+    pub(super) own: Option<limits::Own>,
 }
 
 /// Opens a stream.
@@ -111,7 +114,7 @@ fn wish(params: &Params<'_>, header: Option<&str>, rooms_max: usize) -> Result<W
     check_cursor(&patterns, &start)?;
     let contract = contract::Asked::of_query(params).contract()?;
     let start = contract::aligned(start, contract.as_deref());
-    Ok(Wish { patterns, start, contract })
+    Ok(Wish { patterns, start, contract, own: None })
 }
 
 /// Reads names and patterns; empty ones are passed over.
@@ -161,7 +164,7 @@ pub(super) async fn start<D: Dialect>(
         return Err(Problem::unavailable("too-many-connections", "there are as many connections as there may be"));
     }
     let brief = meter.name == record::POLL.name;
-    let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief);
+    let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief, wish.own.as_ref());
     let places = places.map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)

@@ -1,6 +1,6 @@
 //! Brings the settings together from file, environment and flags, and finds every fault at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -95,9 +95,9 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
 }
 
-/// All values by key, defaults included.
+/// All values by key, defaults included; and the keys that somebody has set: in the environment, on the command line, or in a file to something else than the default.
 #[derive(Debug, Clone)]
-pub(super) struct Values(BTreeMap<String, Value>);
+pub(super) struct Values(BTreeMap<String, Value>, BTreeSet<String>);
 
 impl Sources {
     /// Variables that look like ours and are no settings: whoever runs the daemon beside a service of its name has some.
@@ -108,7 +108,7 @@ impl Sources {
 
     /// All values, those at fault as they are by default, and all faults.
     pub(super) fn gather(&self) -> (Values, Vec<Fault>) {
-        let mut gathering = Gathering { values: BTreeMap::new(), faults: Vec::new() };
+        let mut gathering = Gathering { values: BTreeMap::new(), given: BTreeSet::new(), faults: Vec::new() };
         // A role or a user that nobody has named does not exist.
         for setting in schema::all().filter(|setting| !setting.key.starts_with("auth.") || !setting.key.contains('*')) {
             let default = format!("value = {}", setting.default).parse::<toml::Table>().ok();
@@ -134,12 +134,13 @@ impl Sources {
         for (key, value) in &self.flags {
             gathering.text(Place::Flag, key, value);
         }
-        (Values(gathering.values), gathering.faults)
+        (Values(gathering.values, gathering.given), gathering.faults)
     }
 }
 
 struct Gathering {
     values: BTreeMap<String, Value>,
+    given: BTreeSet<String>,
     faults: Vec<Fault>,
 }
 
@@ -186,6 +187,10 @@ impl Gathering {
                 self.faults.push(Fault::Unknown { place, key: key.to_owned(), near: schema::nearest(key) });
             }
             (Some(_), Some(value)) => {
+                // A file with all settings as they are by default says nothing of any.
+                if !matches!(place, Place::File(_)) || self.values.get(key) != Some(&value) {
+                    self.given.insert(key.to_owned());
+                }
                 self.values.insert(key.to_owned(), value);
             }
             (Some(setting), None) => {
@@ -207,14 +212,24 @@ impl Values {
 
     /// These values, with those of `other` for some keys; a key that `other` does not have is taken away.
     pub(super) fn with(&self, other: &Self, keys: &[String]) -> Self {
-        let mut values = self.0.clone();
+        let (mut values, mut given) = (self.0.clone(), self.1.clone());
         for key in keys {
+            if other.1.contains(key) {
+                given.insert(key.clone())
+            } else {
+                given.remove(key)
+            };
             match other.0.get(key) {
                 Some(value) => values.insert(key.clone(), value.clone()),
                 None => values.remove(key),
             };
         }
-        Self(values)
+        Self(values, given)
+    }
+
+    /// Whether somebody has set it, also to what it is by default.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.1.contains(key)
     }
 
     /// The namespaces that have settings of their own.

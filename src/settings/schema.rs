@@ -69,7 +69,7 @@ pub fn is_live(key: &str) -> bool {
         return false;
     }
     match key.split_once('.') {
-        Some(("auth" | "cors", _)) => true,
+        Some(("auth" | "cors" | "overview", _)) => true,
         Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
         _ => [
             "pipelines.dir",

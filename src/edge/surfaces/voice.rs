@@ -27,6 +27,11 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// What a notice is here; `cursor` is where the reader stands.
     fn notice(&mut self, notice: &Notice<'_>, cursor: &str) -> Messages;
 
+    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins.
+    fn greet(&mut self, _resumed: bool) -> impl Future<Output = Messages> + Send {
+        std::future::ready(Messages::new())
+    }
+
     /// An error about a message of the client that was not even looked at, or not understood as a whole. `code` is `rate_limited`, `binary_unsupported`, …
     fn refuse(&mut self, code: &'static str, message: &str, retry: Option<Duration>) -> Message;
 
@@ -147,6 +152,17 @@ impl<V: Voice> OverSse<V> {
             gathered.put_slice(&packing::HEADER);
         }
         Self { voice, single: None, gathered, trailer }
+    }
+
+    /// Gathers what comes first, with where the client stands: so one that breaks off before anything has come resumes there too.
+    pub(super) fn greet(&mut self, messages: &Messages, cursor: &str) {
+        let end = format!("id: {cursor}\n\n");
+        let Some((last, before)) = messages.split_last() else {
+            // An id without data is remembered, and no message (HTML, section 9.2.6).
+            return self.put(end.as_bytes());
+        };
+        before.iter().for_each(|message| self.put_message(message, "\n"));
+        self.put_message(last, &end);
     }
 
     fn spill(&mut self) {
