@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -42,7 +42,7 @@ pub(super) async fn drain_unwanted(body: Body) {
 }
 
 /// Reads a body, bounded by `limits.body_bytes`; all bodies under way are bounded by `limits.bodies_bytes`.
-pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(BytesMut, Permits), Problem> {
+async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(BytesMut, Permits), Problem> {
     let max = edge.settings().limits.body_bytes;
     if declared.is_some_and(|length| length > max as u64) {
         // Its sender said so: nothing of it needs a place. What is read of it lets a sender that is at it come to its end.
@@ -68,34 +68,41 @@ pub(super) async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> 
     Ok((bytes, permits))
 }
 
-/// Reads a request's body whole, in time and within its bounds, and unpacks it. What it takes of the place for all bodies is given back with the permits.
-pub(super) async fn whole(edge: &Edge, request: Request) -> Result<(Bytes, Permits), Problem> {
-    let (head, body) = request.into_parts();
-    let encoding = match Encoding::of(&head.headers) {
-        Ok(encoding) => encoding,
-        Err(problem) => {
-            decline(Request::from_parts(head, body)).await;
-            return Err(problem);
-        }
-    };
-    let time = edge.settings().limits.body_timeout;
-    let timed_out = |_| {
-        let detail = format!("the body did not come within {time:?} (limits.body_timeout)");
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
-    };
-    let read = tokio::time::timeout(time, read(edge, declared_length(&head.headers), body));
-    let (body, permits) = read.await.map_err(timed_out)??;
-    encoding.unpack(edge, body, permits).await
-}
-
 fn too_large(max: usize) -> Problem {
     let detail = format!("the body has more than {max} bytes (limits.body_bytes)");
     // What is left of it may still be on its way.
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).closing()
 }
 
+/// A publish's body: what it comes to when it is unpacked, what it holds of the place for all bodies, and when its last byte came.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    /// To be held until the events are in their rooms.
+    pub(super) _permits: Permits,
+    pub(super) at: Instant,
+}
+
+/// Reads and unpacks a publish's body, within `limits.body_timeout`.
+pub(super) async fn receive(
+    edge: &Edge,
+    headers: &HeaderMap,
+    encoding: Encoding,
+    body: Body,
+) -> Result<Received, Problem> {
+    let limit = edge.settings().limits.body_timeout;
+    let read = tokio::time::timeout(limit, read(edge, declared_length(headers), body));
+    let timed_out = || {
+        let detail = format!("the body did not come within {limit:?} (limits.body_timeout)");
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
+    };
+    let (body, permits) = read.await.map_err(|_| timed_out())??;
+    let at = Instant::now();
+    let (bytes, permits) = encoding.unpack(edge, body, permits).await?;
+    Ok(Received { bytes, _permits: permits, at })
+}
+
 /// What a request says of its body's length.
-pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

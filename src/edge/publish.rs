@@ -1,7 +1,5 @@
 //! `POST /v1/rooms/{room}/events`.
 
-use std::time::Instant;
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
@@ -9,7 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::body::{Encoding, declared_length, decline, read};
+use super::body::{Encoding, decline, receive};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
@@ -99,18 +97,9 @@ async fn take(
     let settings = edge.settings();
     let limits = &settings.limits;
     let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let read = tokio::time::timeout(limits.body_timeout, read(edge, declared_length(&head.headers), body));
-    let timed_out = || {
-        let detail = format!("the body did not come within {:?} (limits.body_timeout)", limits.body_timeout);
-        Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
-    };
-    // The permits are held until the events are in their room.
-    let (body, permits) = read.await.map_err(|_| timed_out())??;
-    let started = Instant::now();
-    let (body, _permits) = encoding.unpack(edge, body, permits).await?;
+    let received = receive(edge, &head.headers, encoding, body).await?;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let mut events = parse(format, &body, bounds)?;
-    drop(body);
+    let mut events = parse(format, &received.bytes, bounds)?;
     let tracing = traces::publishing(room.as_str(), parent);
     if let Some(tracing) = &tracing {
         events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
@@ -121,7 +110,7 @@ async fn take(
         tracing.end(outcome.map_err(ToString::to_string));
     }
     let receipt = outcome?;
-    record::published(ack, started.elapsed());
+    record::published(ack, received.at.elapsed());
     let mut answer = json!({
         "count": receipt.count,
         "first_seq": receipt.first_seq,

@@ -1,21 +1,26 @@
 //! A pipeline as its file says it: where its events come from, its steps, where they go. Read whole, with every fault at its place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::chain::{Chain, Step};
 use super::operators;
 use super::section::Section;
 use super::source::{Fault, Source};
 use super::target::Target;
+use super::template::overlap;
 use crate::event::{Pattern, RoomName};
 use toml::de::DeTable;
 
 /// How often a pipeline's rejected events are reported, in milliseconds, if it does not say.
 const REPORT_MS: u64 = 60_000;
+/// The longest kind, in characters.
+const KIND_MAX: usize = 100;
 /// Rooms that sources publish to.
 const SOURCES: [(&str, &str); 2] = [("host", "host:*"), ("generator", "demo:*")];
 
@@ -45,6 +50,10 @@ pub struct Definition {
     pub files: BTreeMap<String, String>,
     /// The rooms it works on.
     pub from: Vec<Pattern>,
+    /// Of their events only those of these kinds; all where there is none.
+    pub kinds: Vec<SmolStr>,
+    /// And not those of these.
+    pub except_kinds: Vec<SmolStr>,
     /// Whether it begins, the first time, with what the rooms hold already.
     pub from_beginning: bool,
     /// Whether it runs.
@@ -53,8 +62,8 @@ pub struct Definition {
     pub dead_letter: Option<RoomName>,
     /// How often they are reported, in milliseconds.
     pub report_ms: u64,
-    /// Where its events can go, as far as that can be said.
-    pub to: Vec<Pattern>,
+    /// Where its events can go, and as what, as far as that can be said.
+    pub to: Vec<Reach>,
     /// Rooms whose state it keeps, as far as that can be said.
     pub states: Vec<Pattern>,
     /// Rooms that its steps look into beside.
@@ -63,7 +72,37 @@ pub struct Definition {
     pub chain: Chain,
 }
 
+/// Where events of a pipeline can go, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The rooms.
+    pub rooms: Pattern,
+    /// Their kind, where it is always the same.
+    pub kind: Option<SmolStr>,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rooms.fmt(f)
+    }
+}
+
 impl Definition {
+    /// Whether it works on events of this kind; those of others go by.
+    #[must_use]
+    pub fn wants(&self, kind: &str) -> bool {
+        (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
+            && !self.except_kinds.iter().any(|unwanted| unwanted == kind)
+    }
+
+    /// Whether it may get what another pipeline sends there.
+    #[must_use]
+    pub fn takes(&self, reach: &Reach) -> bool {
+        let meets = |patterns: &[Pattern]| patterns.iter().any(|pattern| overlap(&reach.rooms, pattern));
+        // What a step looks up beside is of any kind.
+        meets(&self.beside) || (reach.kind.as_deref().is_none_or(|kind| self.wants(kind)) && meets(&self.from))
+    }
+
     /// Reads a pipeline's file. `directory` is where files that it names are looked for.
     ///
     /// # Errors
@@ -133,6 +172,7 @@ fn read(
     if from.is_empty() && head.has("from") && !source.is_faulty() {
         head.fault("from", "expected at least one room or pattern");
     }
+    let (kinds, except_kinds) = (kinds(&mut head, "kinds"), kinds(&mut head, "except_kinds"));
     let from_beginning = head.choice("start", &["now", "beginning"], Some("now")) == "beginning";
     let enabled = head.flag("enabled", true);
     let dead_letter = head.room_if_given("dead_letter");
@@ -141,14 +181,16 @@ fn read(
     // Only for people.
     let _ = head.text_if_given("description");
     head.finish();
-    let mut to: Vec<Pattern> = dead_letter.iter().cloned().map(Pattern::Room).collect();
+    // A dead letter has its event's kind.
+    let mut to: Vec<Reach> =
+        dead_letter.iter().map(|room| Reach { rooms: Pattern::Room(room.clone()), kind: None }).collect();
     let mut steps = Vec::new();
     let plain = plain.get("step").and_then(toml::Value::as_array);
     for (at, mut section) in file.sections("step").into_iter().enumerate() {
         let settings = plain.and_then(|steps| steps.get(at)).map(ToString::to_string).unwrap_or_default();
         let known = section.text_if_given("op").is_none_or(|op| operators::names().any(|name| name == op));
         if let Some((op, operator)) = operators::read(&mut section) {
-            to.extend(operator.targets().iter().filter_map(|target| target.room.rooms().ok()));
+            to.extend(operator.targets().iter().filter_map(|target| target.reach()));
             steps.push(Step { op, settings, operator });
         }
         // Of an operator that there is none of nobody knows the settings.
@@ -165,7 +207,7 @@ fn read(
     if outputs.is_empty() && !routed && !source.is_faulty() {
         source.fault(&(0..0), "there is no [[output]]: nothing would come of this pipeline");
     }
-    to.extend(outputs.iter().filter_map(|target| target.room.rooms().ok()));
+    to.extend(outputs.iter().filter_map(|target| target.reach()));
     let targets = steps.iter().flat_map(|step| step.operator.targets()).chain(&outputs);
     let states =
         targets.filter(|target| target.state.is_some()).filter_map(|target| target.room.rooms().ok()).collect();
@@ -178,6 +220,8 @@ fn read(
         text: text.to_owned(),
         files: source.files(),
         from,
+        kinds,
+        except_kinds,
         from_beginning,
         enabled,
         dead_letter,
@@ -187,6 +231,16 @@ fn read(
         beside,
         chain,
     })
+}
+
+/// The kinds that it works on, or those that it does not.
+fn kinds(head: &mut Section<'_, '_>, setting: &'static str) -> Vec<SmolStr> {
+    let kinds: Vec<SmolStr> = head.texts(setting).into_iter().map(SmolStr::from).collect();
+    let proper = kinds.iter().all(|kind| (1..=KIND_MAX).contains(&kind.chars().count()));
+    if head.has(setting) && (kinds.is_empty() || !proper) {
+        head.fault(setting, format!("expected at least one kind, each of 1 to {KIND_MAX} characters"));
+    }
+    kinds
 }
 
 /// Rooms of sources that are named as such.

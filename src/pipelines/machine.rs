@@ -120,12 +120,17 @@ impl Machine {
     }
 
     fn work(&mut self, record: Record, out: &mut Vec<Output>) {
+        // What has another kind goes by; the clock has heard of it.
+        let wanted = self.definition.wants(&record.kind);
         let Definition { chain, beside, from, .. } = &mut self.definition;
         if !beside.is_empty() && beside.iter().any(|pattern| pattern.matches(&record.room)) {
             chain.beside(&record, self.now_ms, &mut self.effects);
             if !from.iter().any(|pattern| pattern.matches(&record.room)) {
                 return self.leave(out);
             }
+        }
+        if !wanted {
+            return self.leave(out);
         }
         chain.record(record, self.now_ms, &mut self.effects);
         self.leave(out);

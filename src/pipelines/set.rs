@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::definition::Definition;
-use super::machine::inputs;
 use super::source::Fault;
 use super::template::overlap;
 
@@ -17,6 +16,12 @@ pub const CASES: &str = ".test.toml";
 pub const EMBEDDED: &[(&str, &str)] = &[
     ("host_alarms", include_str!("../../config/pipelines/host_alarms.toml")),
     ("host_windows", include_str!("../../config/pipelines/host_windows.toml")),
+    ("overview_anomalies", include_str!("../../config/pipelines/overview_anomalies.toml")),
+    ("overview_metrics", include_str!("../../config/pipelines/overview_metrics.toml")),
+    ("overview_patterns", include_str!("../../config/pipelines/overview_patterns.toml")),
+    ("overview_projects", include_str!("../../config/pipelines/overview_projects.toml")),
+    ("overview_telemetry", include_str!("../../config/pipelines/overview_telemetry.toml")),
+    ("overview_updates", include_str!("../../config/pipelines/overview_updates.toml")),
 ];
 
 /// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault, `embedded`
@@ -81,10 +86,7 @@ fn whole(path: &Path, message: String) -> Fault {
 /// Pipelines whose events come back to them, by one room or by several pipelines: each such circle once.
 #[must_use]
 pub fn circles(pipelines: &[Definition]) -> Vec<Fault> {
-    let feeds = |from: &Definition, to: &Definition| {
-        let wanted = inputs(to);
-        from.to.iter().find_map(|out| wanted.iter().any(|pattern| overlap(out, pattern)).then(|| out.to_string()))
-    };
+    let feeds = |from: &Definition, to: &Definition| from.to.iter().find(|out| to.takes(out)).map(ToString::to_string);
     let edges: Vec<Vec<(usize, String)>> = pipelines
         .iter()
         .map(|from| pipelines.iter().enumerate().filter_map(|(at, to)| Some((at, feeds(from, to)?))).collect())
@@ -166,6 +168,38 @@ mod tests {
             "{}",
             faults[0].message
         );
+    }
+
+    #[test]
+    fn kinds_that_never_come_out_make_no_circle() {
+        let read = |kinds: &str, output: &str| {
+            let text = format!(
+                "[pipeline]\nfrom = \"x:*\"\ndead_letter = \"\"\n{kinds}\n[[output]]\nroom = \"x:{{key}}\"\n{output}\n"
+            );
+            Definition::read("a", "a", &text, None)
+        };
+        let is_circle = |kinds: &str, output: &str| !circles(&[read(kinds, output).unwrap()]).is_empty();
+        let kinds = "kinds = [\"sample\", \"other\"]";
+        assert!(!is_circle(kinds, "kind = \"alert\""));
+        assert!(!is_circle(kinds, "state = true"), "changes of a state are of the kind delta");
+        assert!(is_circle("", "kind = \"alert\"") && is_circle(kinds, "kind = \"other\""));
+        assert!(is_circle(kinds, "") && is_circle(kinds, "kind = \"{key}\""), "what its kind is nobody knows");
+        assert!(is_circle("kinds = \"delta\"", "state = true"));
+        let except = "except_kinds = \"alert\"";
+        assert!(
+            !is_circle(except, "kind = \"alert\"") && is_circle(except, "kind = \"other\"") && is_circle(except, "")
+        );
+        let narrow = |name: &str, kinds: &str, kind: &str| {
+            let text = format!(
+                "[pipeline]\nfrom = \"x\"\ndead_letter = \"\"\nkinds = \"{kinds}\"\n[[output]]\nroom = \"x\"\nkind = \"{kind}\"\n"
+            );
+            Definition::read(name, name, &text, None).unwrap()
+        };
+        assert_eq!(circles(&[narrow("a", "1", "2"), narrow("b", "2", "3")]), []);
+        assert_eq!(circles(&[narrow("a", "1", "2"), narrow("b", "2", "1")]).len(), 1, "also by way of another");
+        for wrong in ["kinds = []", "kinds = \"\"", "kinds = 7", "except_kinds = []"] {
+            assert!(read(wrong, "").is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Where an event goes that leaves a pipeline: an output of its file, or a case of `route`.
 
+use smol_str::SmolStr;
+
+use super::definition::Reach;
 use super::expression::Expression;
 use super::section::Section;
 use super::template::Template;
@@ -36,6 +39,14 @@ pub struct StateRules {
 }
 
 impl Target {
+    /// Where its events go, and as what; `None` where its room is none.
+    pub(super) fn reach(&self) -> Option<Reach> {
+        let fixed = self.kind.as_ref().and_then(Template::fixed);
+        // Changes of a state have a kind of their own.
+        let kind = if self.state.is_some() { Some("delta") } else { fixed };
+        Some(Reach { rooms: self.room.rooms().ok()?, kind: kind.map(SmolStr::from) })
+    }
+
     /// Reads an output's table.
     pub(super) fn read(section: &mut Section<'_, '_>, number: usize) -> Option<Self> {
         let room = section.template("room");

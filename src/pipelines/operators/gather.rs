@@ -4,7 +4,8 @@
 //! `as_kind`, whose data has a field for each part with something in it; its time is that of the last event, its priority the highest of all. Parts are tried in their order, the first
 //! whose `room` and `where` fit an event takes it; what no part takes is dropped. Before the data would be larger than `bytes_max`, or a part would have more than `max` rows, what was
 //! gathered goes on early, and the next period begins. What parts of `always` add is not counted. With `repeat` a result goes on every period, though nothing came. An event of which
-//! `urgent` is true ends the period at once, but not before `urgent_every` after the last result.
+//! `urgent` is true ends the period at once, but not before `urgent_every` after the last result. With `pace` results that are early wait until it is their turn; of so many that they fill the
+//! place for them the oldest goes on.
 //!
 //! Changes of a room's state are, for rows and objects, merge patches (RFC 7396) of a whole table, which is kept: a row that goes on is the whole row. An object is kept too.
 //!
@@ -13,7 +14,7 @@
 
 mod part;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -32,6 +33,8 @@ use part::{Form, Gathered, Part, Update};
 const BYTES_MAX: u64 = 90_000;
 /// How often what is urgent may end a period, if the settings do not say, in milliseconds.
 const URGENT_EVERY_MS: u64 = 100;
+/// So many results wait for their turn at most.
+const WAITING_MAX: usize = 100;
 /// `{}`, in bytes.
 const BRACES_BYTES: usize = 2;
 
@@ -47,6 +50,11 @@ struct Gather {
     urgent: Option<Expression>,
     urgent_every_ms: u64,
     repeat: bool,
+    /// How far results are apart at least.
+    pace_ms: u64,
+    /// When the last result went on, and those that are to follow.
+    sent_ms: u64,
+    waiting: VecDeque<Held>,
     /// When a period last ended, and its last event: what a result is made of with which nothing came.
     ended: Option<Period>,
 }
@@ -71,6 +79,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let repeat = section.flag("repeat", false);
     let urgent = section.condition_if_given("urgent");
     let urgent_every_ms = section.time_or("urgent_every", URGENT_EVERY_MS);
+    let pace_ms = section.time_or("pace", 0);
     let mut parts = Vec::new();
     let tables = section.sections("part");
     if tables.is_empty() {
@@ -106,6 +115,9 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
         urgent,
         urgent_every_ms,
         repeat,
+        pace_ms,
+        sent_ms: 0,
+        waiting: VecDeque::new(),
         ended,
     }))
 }
@@ -159,7 +171,7 @@ impl Gather {
     /// Takes an update of a part in; what was gathered before goes on early if there is no place for it.
     fn take(&mut self, at: usize, update: Update, record: &Record, cx: &mut Context<'_>) {
         if self.period.is_some() && !self.has_place(at, &update) {
-            self.end(cx.now_ms).into_iter().for_each(|made| cx.emit(made));
+            self.end(cx.now_ms).into_iter().for_each(|made| self.send(made, cx));
         }
         self.parts[at].take(&mut self.gathered[at], update);
         self.begin(record, cx.now_ms);
@@ -205,6 +217,48 @@ impl Gather {
         Some(made)
     }
 
+    /// Lets a result go on, or has it wait for its turn.
+    fn send(&mut self, made: Record, cx: &mut Context<'_>) {
+        if self.waiting.is_empty() && self.free_ms() <= cx.now_ms {
+            self.sent_ms = cx.now_ms;
+            return cx.emit(made);
+        }
+        self.waiting.push_back(Held::of(&made));
+        if self.waiting.len() > WAITING_MAX {
+            self.send_waiting(cx);
+        }
+    }
+
+    /// Lets the result go on whose turn it is.
+    fn send_waiting(&mut self, cx: &mut Context<'_>) {
+        if let Some(held) = self.waiting.pop_front() {
+            let mut made = held.into_record();
+            (made.seq, made.arrived_ms) = (0, cx.now_ms);
+            self.sent_ms = cx.now_ms;
+            cx.emit(made);
+        }
+    }
+
+    /// When the next result may go on.
+    fn free_ms(&self) -> u64 {
+        self.sent_ms.saturating_add(self.pace_ms)
+    }
+
+    /// When the period is over, or something is to be said again.
+    fn ends_ms(&self) -> Option<u64> {
+        let Some(period) = &self.period else {
+            let ended = self.ended.as_ref().filter(|_| self.repeat)?;
+            return Some(ended.begun_ms.saturating_add(self.period_ms));
+        };
+        // Where results repeat, a period goes on from the end of the one before.
+        let begun_ms = match &self.ended {
+            Some(ended) if self.repeat => ended.begun_ms,
+            _ => period.begun_ms,
+        };
+        let due_ms = begun_ms.saturating_add(self.period_ms);
+        Some(if period.urgent { due_ms.min(self.urgent_ms()) } else { due_ms })
+    }
+
     /// When what is urgent may go on.
     fn urgent_ms(&self) -> u64 {
         self.ended.as_ref().map_or(0, |ended| ended.begun_ms.saturating_add(self.urgent_every_ms))
@@ -230,7 +284,7 @@ impl Operator for Gather {
         if urgent {
             self.begin(record, cx.now_ms);
             if self.urgent_ms() <= cx.now_ms {
-                self.end(cx.now_ms).into_iter().for_each(|made| cx.emit(made));
+                self.end(cx.now_ms).into_iter().for_each(|made| self.send(made, cx));
             } else if let Some(period) = &mut self.period {
                 period.urgent = true;
             }
@@ -239,28 +293,22 @@ impl Operator for Gather {
     }
 
     fn clock(&mut self, cx: &mut Context<'_>) {
-        if self.due_ms().is_none_or(|due_ms| due_ms > cx.now_ms) {
+        if self.free_ms() <= cx.now_ms {
+            self.send_waiting(cx);
+        }
+        if self.ends_ms().is_none_or(|ends_ms| ends_ms > cx.now_ms) {
             return;
         }
         let made = if self.period.is_some() { self.end(cx.now_ms) } else { self.again(cx.now_ms) };
         if let Some(mut made) = made {
             (made.seq, made.arrived_ms) = (0, cx.now_ms);
-            cx.emit(made);
+            self.send(made, cx);
         }
     }
 
     fn due_ms(&self) -> Option<u64> {
-        let Some(period) = &self.period else {
-            let ended = self.ended.as_ref().filter(|_| self.repeat)?;
-            return Some(ended.begun_ms.saturating_add(self.period_ms));
-        };
-        // Where results repeat, a period goes on from the end of the one before.
-        let begun_ms = match &self.ended {
-            Some(ended) if self.repeat => ended.begun_ms,
-            _ => period.begun_ms,
-        };
-        let due_ms = begun_ms.saturating_add(self.period_ms);
-        Some(if period.urgent { due_ms.min(self.urgent_ms()) } else { due_ms })
+        let turn_ms = (!self.waiting.is_empty()).then(|| self.free_ms());
+        self.ends_ms().into_iter().chain(turn_ms).min()
     }
 
     fn resumed(&mut self, now_ms: u64) {
@@ -275,17 +323,18 @@ impl Operator for Gather {
     }
 
     fn save(&self) -> Vec<u8> {
-        operator::save(&(&self.period, &self.ended, &self.gathered))
+        operator::save(&(&self.period, &self.ended, self.sent_ms, &self.waiting, &self.gathered))
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), BadState> {
-        type State = (Option<Period>, Option<Period>, Vec<Gathered>);
-        let (period, ended, gathered): State = operator::load(state)?;
+        type State = (Option<Period>, Option<Period>, u64, VecDeque<Held>, Vec<Gathered>);
+        let (period, ended, sent_ms, waiting, gathered): State = operator::load(state)?;
         let fits = |(part, gathered): (&Part, &Gathered)| part.fits(gathered);
         if self.parts.len() != gathered.len() || !self.parts.iter().zip(&gathered).all(fits) {
             return Err(BadState);
         }
         (self.period, self.ended, self.gathered) = (period, ended, gathered);
+        (self.sent_ms, self.waiting) = (sent_ms, waiting);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{EVENTS, room};
 use crate::clock;
+use crate::edge::body::Encoding;
 use crate::edge::caller::Caller;
 use crate::edge::problem::Problem;
 use crate::edge::publish::may;
@@ -34,20 +35,21 @@ const TIME_MAX_MS: u64 = 253_402_207_200_999;
 pub(super) async fn publish(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let room = room(EVENTS)?;
     let checked = may(&edge, &caller, &room).and_then(|()| is_json(request.headers()));
-    if let Err(problem) = checked {
-        body::decline(request).await;
-        return Err(problem);
-    }
-    // The permits are held until the events are in their room.
-    let (bytes, _permits) = body::whole(&edge, request).await?;
-    let started = std::time::Instant::now();
-    let taken = take(&edge, &bytes)?;
-    drop(bytes);
+    let encoding = match checked.and_then(|()| Encoding::of(request.headers())) {
+        Ok(encoding) => encoding,
+        Err(problem) => {
+            body::decline(request).await;
+            return Err(problem);
+        }
+    };
+    let (head, body) = request.into_parts();
+    let received = body::receive(&edge, &head.headers, encoding, body).await?;
+    let taken = take(&edge, &received.bytes)?;
     let ids: Vec<Value> = taken.iter().map(|(id, _)| id.as_str().into()).collect();
     let events = taken.into_iter().map(|(_, event)| event).collect();
     let ack = edge.settings().log.ack;
     let receipt = edge.ingest.publish(room, events, ack, edge.rooms.log().sync_timeout()).await?;
-    record::published(ack, started.elapsed());
+    record::published(ack, received.at.elapsed());
     let mut told = json!({
         "count": receipt.count,
         "ids": ids,
@@ -206,8 +208,8 @@ impl Checks<'_> {
         }
         let numbers: &[&str] = match event_type {
             Some("run") => &["latency_ms", "active_experts"],
-            Some("expert_rotation") => &["experts_rotated", "active_experts"],
-            Some("reflexion") => &["reflexions", "active_experts"],
+            Some("expert_rotation") => &["experts_rotated", "count", "active_experts"],
+            Some("reflexion") => &["reflexions", "count", "active_experts"],
             _ => &["active_experts"],
         };
         for name in numbers {

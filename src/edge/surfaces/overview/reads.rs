@@ -1,9 +1,12 @@
 //! What those get who poll: the overview, events, one project, anomalies, patterns.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{ANOMALIES, EVENTS, OPEN_ANOMALIES, OVERVIEW, PATTERNS, PROJECTS, room, whole};
 use crate::clock;
@@ -72,21 +75,33 @@ pub(super) async fn details(
     let events = whole::newest(&edge, EVENTS, whole::NEWEST, SCANNED, of_it).await?;
     let anomalies = whole::newest(&edge, ANOMALIES, whole::NEWEST, SCANNED, of_it).await?;
     body["events"] = Value::Array(whole::shown(&events));
-    body["anomalies"] = anomalies.iter().rev().map(|event| anomaly(event)).collect();
+    body["anomalies"] = one_of_each(&anomalies, Vec::new(), whole::NEWEST).into();
     Ok(answer(&headers, body.to_string().into_bytes()))
 }
 
-/// An anomaly that has started or is over.
+/// An anomaly as it was when it started, or when it was over.
 fn anomaly(event: &Event) -> Value {
     let mut data: Value = serde_json::from_slice(event.data()).unwrap_or_default();
     if let Some(fields) = data.as_object_mut() {
-        fields.insert("id".to_owned(), format!("anomaly_{}", event.seq).into());
         fields.insert("timestamp".to_owned(), clock::rfc3339(event.timestamp_ms).into());
     }
     data
 }
 
-/// `GET /api/anomalies`: those that are not over, and what has started or ended of late.
+/// Of each anomaly what was told of it last, the newest first; and those of `open` that are older than all of these.
+fn one_of_each(told: &[Arc<Event>], open: Vec<Value>, count: usize) -> Vec<Value> {
+    let mut seen = HashSet::new();
+    let mut is_new = |anomaly: &Value| seen.insert(anomaly["id"].as_str().unwrap_or_default().to_owned());
+    let recent = told.iter().rev().map(|event| anomaly(event)).filter(&mut is_new).take(count);
+    let mut found: Vec<Value> = recent.collect();
+    found.extend(open.into_iter().filter(is_new).map(|mut row| {
+        row["timestamp"] = row["since"].clone();
+        row
+    }));
+    found
+}
+
+/// `GET /api/anomalies`: those that started or ended of late, newest first, and all that are not over.
 pub(super) async fn anomalies(
     State(edge): State<Edge>,
     caller: Caller,
@@ -97,9 +112,10 @@ pub(super) async fn anomalies(
         caller.may_read(&room(name)?)?;
     }
     let count = limit(query.as_deref())?;
-    let recent = whole::newest(&edge, ANOMALIES, count, count, |_| true).await?;
-    let recent: Vec<Value> = recent.iter().rev().map(|event| anomaly(event)).collect();
-    Ok(answer(&headers, json!({ "open": table(&edge, OPEN_ANOMALIES), "recent": recent }).to_string().into_bytes()))
+    // Each was told at most twice.
+    let told = whole::newest(&edge, ANOMALIES, 2 * count, 2 * count, |_| true).await?;
+    let found = one_of_each(&told, table(&edge, OPEN_ANOMALIES), count);
+    Ok(answer(&headers, Value::Array(found).to_string().into_bytes()))
 }
 
 /// `GET /api/patterns`: those seen most often first.

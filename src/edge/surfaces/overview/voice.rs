@@ -120,10 +120,12 @@ fn one(message: Message) -> Messages {
     messages
 }
 
-/// What the pipelines gather, without what only matters on the way.
+/// What the pipelines gather, without what only matters on the way; events as everywhere here, newest first.
 fn shown(mut data: Value) -> String {
     for name in ["events", "recentEvents"] {
-        for event in data.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(events) = data.get_mut(name).and_then(Value::as_array_mut) else { continue };
+        events.reverse();
+        for event in events {
             event.as_object_mut().map(|event| event.remove("seq"));
         }
     }

@@ -17,6 +17,8 @@ use crate::event::Event;
 
 /// So many of the newest events belong to the whole.
 pub(super) const NEWEST: usize = 20;
+/// But not more than this, in bytes of their data, so that large ones do not make a message too large for those who read it.
+const NEWEST_BYTES: usize = 64 * 1024;
 /// The figures over all projects; what is not known yet, because nothing has happened, is 0.
 const FIGURES: [&str; 8] = [
     "total_projects",
@@ -48,6 +50,17 @@ pub(super) fn event(event: &Event) -> Value {
 /// Events as the surface shows them, newest first.
 pub(super) fn shown(events: &[Arc<Event>]) -> Vec<Value> {
     events.iter().rev().map(|found| event(found)).collect()
+}
+
+/// The newest events of these, as many as belong to the whole: at least one.
+fn newest_shown(events: &[Arc<Event>]) -> Vec<Value> {
+    let mut bytes = 0;
+    let fits = |event: &&Arc<Event>| {
+        let is_first = bytes == 0;
+        bytes += event.data().len().max(1);
+        is_first || bytes <= NEWEST_BYTES
+    };
+    events.iter().rev().take_while(fits).map(|found| event(found)).collect()
 }
 
 /// A room, if there is one.
@@ -137,12 +150,12 @@ pub(super) fn overview(edge: &Edge, events: &[Arc<Event>]) -> String {
     // The rows are JSON already.
     let rows = projects(edge);
     let rows = std::str::from_utf8(&rows).unwrap_or("[]");
-    format!("{{\"metrics\":{},\"projects\":{rows},\"events\":{}}}", metrics(edge), Value::Array(shown(events)))
+    format!("{{\"metrics\":{},\"projects\":{rows},\"events\":{}}}", metrics(edge), Value::Array(newest_shown(events)))
 }
 
 /// The whole of the telemetry.
 pub(super) fn telemetry(edge: &Edge, events: &[Arc<Event>]) -> String {
-    json!({ "metrics": metrics(edge), "recentEvents": shown(events) }).to_string()
+    json!({ "metrics": metrics(edge), "recentEvents": newest_shown(events) }).to_string()
 }
 
 /// The newest events, and up to which number they are all there is.
