@@ -153,6 +153,8 @@ pub(in crate::edge) struct Serving<T: Talk> {
     heard: Instant,
     /// When it last said something itself; pongs are its library's.
     said_at: Instant,
+    /// And before that.
+    said_before: Instant,
     /// When it was last asked whether it lives, if it has not answered since.
     asked: Option<Instant>,
     opened: Instant,
@@ -170,6 +172,7 @@ impl<T: Talk> Serving<T> {
             publishes,
             heard: now,
             said_at: now,
+            said_before: now,
             asked: None,
             opened: now,
             messages,
@@ -247,6 +250,11 @@ impl<T: Talk> Serving<T> {
             reply = answered(&mut self.publishes), if !self.publishes.is_empty() => What::Published(reply),
             () = beat => What::Beat,
         }
+    }
+
+    /// What the client just said only answers a heartbeat, as a pong does: that is not counted as a word of its own.
+    pub(in crate::edge) fn only_a_pong(&mut self) {
+        self.said_at = self.said_before;
     }
 
     /// Writes what was gathered beside the actor's own output.
@@ -331,7 +339,7 @@ impl<T: Talk> Serving<T> {
 
     /// Does what a message says, unless there were too many.
     async fn take_message(&mut self, text: &str) -> Next {
-        self.said_at = self.heard;
+        self.said_before = std::mem::replace(&mut self.said_at, self.heard);
         let (second, minute) = T::rates(&self.edge.settings());
         let code = "rate_limited";
         let message = |limit: &str| format!("more messages than {limit} allows");

@@ -25,9 +25,9 @@ class Message:
 
 
 class Sse:
-    """One curl on /v1/stream; `curl` are more options for it."""
+    """One curl on /v1/stream, or on the `path` of another stream, which needs no rooms; `curl` are more options for it."""
 
-    def __init__(self, daemon, rooms, last_id=None, key="", headers=None, curl=(), **params):
+    def __init__(self, daemon, rooms=None, last_id=None, key="", headers=None, curl=(), path="/v1/stream", **params):
         command = ["curl", "-sS", "-N", "-i", "--http1.1", "--noproxy", "*", "-H", "Accept: text/event-stream"]
         if key is not None:
             command += ["-H", f"Authorization: Bearer {key or daemon.key}"]
@@ -38,8 +38,8 @@ class Sse:
         if daemon.authority:
             command += ["--cacert", str(daemon.authority)]
         command += curl
-        query = urlencode({"rooms": rooms, **params})
-        self.child = spawn(command + [f"{daemon.url}/v1/stream?{query}"], stdin=subprocess.DEVNULL,
+        query = urlencode({**({} if rooms is None else {"rooms": rooms}), **params})
+        self.child = spawn(command + [f"{daemon.url}{path}?{query}"], stdin=subprocess.DEVNULL,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.status, self.headers, self.retry, self.last_id = None, {}, None, ""
         self.comments, self.lines, self.events = [], [], []

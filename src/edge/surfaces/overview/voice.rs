@@ -224,7 +224,7 @@ impl Voice for Speaks {
                 Message::new(None, pong.to_string().as_bytes())
             }
             // The answer to a heartbeat.
-            Ok(Said { kind: "pong", .. }) => return,
+            Ok(Said { kind: "pong", .. }) => return serving.only_a_pong(),
             Ok(Said { kind, .. }) => {
                 let shown: String = kind.chars().take(60).collect();
                 let message = format!("there is no message of the type {shown:?}; there are: ping, pong");
