@@ -376,10 +376,10 @@ def test_an_event_is_in_what_a_newcomer_gets_once(daemon, stream):
     stop = threading.Event()
 
     def report_on():
-        for n in range(400):
-            if stop.is_set():
-                return
+        n = 0
+        while not stop.wait(0.005):
             post(daemon, event(id=f"n{n}", message=words(n % 30 + 1)[-1]))
+            n += 1
 
     writer = threading.Thread(target=report_on)
     writer.start()
@@ -609,8 +609,10 @@ def test_a_full_daemon_says_that_the_stream_is_unavailable(start_daemon, stream)
 
 def test_a_stream_of_a_daemon_that_stops_is_told_so(daemon, stream):
     reader = stream("websocket", daemon, "events")
-    threading.Thread(target=daemon.terminate).start()
+    stopping = threading.Thread(target=daemon.terminate)
+    stopping.start()
     code, before = reader.closed()
+    stopping.join()
     assert code == 1012 and before[-1]["type"] == "error" and before[-1]["error"]["code"] == "STREAM_UNAVAILABLE"
 
 
@@ -681,7 +683,7 @@ def test_a_flood_is_at_most_ten_messages_a_second_and_nothing_of_it_is_lost(daem
         assert len(json.dumps(data)) < 110_000 and "events_omitted" not in data
         seen += [one["id"] for one in reversed(data.get("events", [])) if one["event_type"] == "note"]
     assert seen == [one["id"] for one in sent]
-    assert max(sum(1 for other in times if at <= other < at + 1) for at in times) <= 12, "ten, and what a network makes of it"
+    assert len(times) > 10 and max(sum(1 for other in times if at <= other < at + 1) for at in times) <= 10
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -821,7 +823,7 @@ def test_the_snippet_of_the_document_receives_and_comes_back(daemon, node):
     daemon.kill9()
     daemon.start()
     report(daemon, event(id="after"))
-    script.next(lambda told: told["what"] == "message" and [one["id"] for one in told.get("data", {}).get("events", [])] == ["after"], timeout=30)
+    script.next(lambda told: told["what"] == "message" and "after" in [one["id"] for one in told.get("data", {}).get("events", [])], timeout=30)
 
 
 @pytest.mark.parametrize("name, kind", STREAMS.items())

@@ -30,7 +30,8 @@ pub(super) async fn overview(
 ) -> Result<Response, Problem> {
     caller.may_read(&room(OVERVIEW)?)?;
     let (events, _) = whole::newest_events(&edge).await?;
-    Ok(answer(&headers, whole::overview(&edge, &events).into_bytes()))
+    let whole = whole::overview(&whole::projects(&edge), &whole::metrics(&edge), &events);
+    Ok(answer(&headers, whole.into_bytes()))
 }
 
 /// `GET /api/events`: newest first.

@@ -1,8 +1,10 @@
 //! How its streams speak: `{type, timestamp, id, data}`, where `id` is the cursor to come back with; and what they make of what a client says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -19,6 +21,8 @@ use crate::event::Event;
 use crate::settings::Settings;
 
 static ENCODED: Encoded = Encoded::new();
+/// After so long what was on its way when a reader came has arrived, in milliseconds.
+const SETTLED_MS: u64 = 1000;
 
 /// Which stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,30 @@ impl Stream {
     }
 }
 
+/// What was in the whole that a reader got, and may be on its way as a change.
+#[derive(Debug)]
+struct Has {
+    at_ms: u64,
+    projects: Bytes,
+    metrics: Value,
+}
+
+impl Has {
+    /// Takes out of an update what is as it was in the whole.
+    fn take_out(&self, data: &mut Map<String, Value>) {
+        if data.get("metrics") == Some(&self.metrics) {
+            data.remove("metrics");
+        }
+        let Some(Value::Array(rows)) = data.get_mut("projects") else { return };
+        let known: Vec<Value> = serde_json::from_slice(&self.projects).unwrap_or_default();
+        let known: HashMap<&str, &Value> = known.iter().filter_map(|row| Some((row["id"].as_str()?, row))).collect();
+        rows.retain(|row| row["id"].as_str().and_then(|id| known.get(id)) != Some(&row));
+        if rows.is_empty() {
+            data.remove("projects");
+        }
+    }
+}
+
 /// A reader of one of the streams.
 #[derive(Debug)]
 pub(super) struct Speaks {
@@ -61,11 +89,13 @@ pub(super) struct Speaks {
     greeted: bool,
     /// Events up to here were in the whole that it got, and an update may bring them once more; `None` when that is past.
     has_events_to: Option<u64>,
+    /// Which rows and figures were; boxed, because that is past soon.
+    has: Option<Box<Has>>,
 }
 
 impl Speaks {
     pub(super) fn new(edge: Edge, stream: Stream) -> Self {
-        Self { edge, stream, missed: false, greeted: false, has_events_to: None }
+        Self { edge, stream, missed: false, greeted: false, has_events_to: None, has: None }
     }
 
     /// A message of its type around data.
@@ -84,7 +114,11 @@ impl Speaks {
         let data = match self.stream {
             Stream::Overview => {
                 self.has_events_to = Some(up_to);
-                whole::overview(&self.edge, events)
+                // Before the whole is made, so that it has no less than that.
+                let (projects, metrics) = (whole::projects(&self.edge), whole::metrics(&self.edge));
+                let whole = whole::overview(&projects, &metrics, events);
+                self.has = Some(Box::new(Has { at_ms: clock::now_ms(), projects, metrics }));
+                whole
             }
             Stream::Telemetry => whole::telemetry(&self.edge, events),
             Stream::Events => return Messages::new(),
@@ -92,10 +126,15 @@ impl Speaks {
         self.message(&self.envelope(clock::now_ms(), None, &data))
     }
 
-    /// An update without the events that were in the whole; `None` if nothing is left of it.
-    fn rest_of(&mut self, event: &Event, up_to: u64) -> Option<Message> {
+    /// An update without what was in the whole; `None` if nothing is left of it.
+    fn rest_of(&mut self, event: &Event) -> Option<Message> {
         let mut data: Map<String, Value> = serde_json::from_slice(event.data()).ok()?;
-        if let Some(Value::Array(events)) = data.get_mut("events") {
+        if let Some(has) = &self.has {
+            has.take_out(&mut data);
+        }
+        if let Some(up_to) = self.has_events_to
+            && let Some(Value::Array(events)) = data.get_mut("events")
+        {
             events.retain(|event| event["seq"].as_u64().is_none_or(|seq| seq > up_to));
             if events.is_empty() {
                 data.remove("events");
@@ -146,8 +185,11 @@ impl Voice for Speaks {
         if event.change || (self.stream != Stream::Events && event.kind != self.stream.name()) {
             return Messages::new();
         }
-        if let Some(up_to) = self.has_events_to {
-            return self.rest_of(event, up_to).map(one).unwrap_or_default();
+        if self.has.as_ref().is_some_and(|has| event.arrived_ms > has.at_ms + SETTLED_MS) {
+            self.has = None;
+        }
+        if self.has.is_some() || self.has_events_to.is_some() {
+            return self.rest_of(event).map(one).unwrap_or_default();
         }
         ENCODED.of(event, self.stream.name(), || {
             let data = match self.stream {

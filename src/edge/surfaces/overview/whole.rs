@@ -145,12 +145,11 @@ pub(super) fn metrics(edge: &Edge) -> Value {
     Value::Object(figures)
 }
 
-/// The whole of the overview. `events` are the newest.
-pub(super) fn overview(edge: &Edge, events: &[Arc<Event>]) -> String {
+/// The whole of the overview, of the rows of projects, the figures, and the newest events.
+pub(super) fn overview(projects: &Bytes, metrics: &Value, events: &[Arc<Event>]) -> String {
     // The rows are JSON already.
-    let rows = projects(edge);
-    let rows = std::str::from_utf8(&rows).unwrap_or("[]");
-    format!("{{\"metrics\":{},\"projects\":{rows},\"events\":{}}}", metrics(edge), Value::Array(newest_shown(events)))
+    let rows = std::str::from_utf8(projects).unwrap_or("[]");
+    format!("{{\"metrics\":{metrics},\"projects\":{rows},\"events\":{}}}", Value::Array(newest_shown(events)))
 }
 
 /// The whole of the telemetry.
