@@ -61,8 +61,10 @@ pub(in crate::edge) async fn open<V: Voice>(
     if is_websocket(&request) {
         let upgrade = upgrade(request).await?;
         let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
-        let dialect = started.connection.handler().dialect();
-        for message in dialect.voice.greet(resumed).await {
+        let session = started.connection.handler();
+        let cursor = session.cursor();
+        let dialect = session.dialect();
+        for message in dialect.voice.greet(resumed, &cursor).await {
             dialect.say(&message);
         }
         return Ok(ws::serve(edge, started, upgrade));
@@ -73,7 +75,7 @@ pub(in crate::edge) async fn open<V: Voice>(
     let cursor = session.cursor();
     stream::check_cursor_length(&cursor, edge.settings().limits.cursor_bytes)?;
     let dialect = session.dialect();
-    let greeting = dialect.voice.greet(resumed).await;
+    let greeting = dialect.voice.greet(resumed, &cursor).await;
     dialect.greet(&greeting, &cursor);
     Ok(sse::serve(&edge, started))
 }

@@ -27,8 +27,8 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// What a notice is here; `cursor` is where the reader stands.
     fn notice(&mut self, notice: &Notice<'_>, cursor: &str) -> Messages;
 
-    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins.
-    fn greet(&mut self, _resumed: bool) -> impl Future<Output = Messages> + Send {
+    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins, `cursor` is where that is.
+    fn greet(&mut self, _resumed: bool, _cursor: &str) -> impl Future<Output = Messages> + Send {
         std::future::ready(Messages::new())
     }
 

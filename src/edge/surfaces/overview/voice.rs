@@ -99,10 +99,9 @@ impl Speaks {
     }
 
     /// A message of its type around data.
-    fn envelope(&self, timestamp_ms: u64, id: Option<&str>, data: &str) -> String {
-        let id = id.map_or(String::new(), |id| format!("\"id\":\"{id}\","));
+    fn envelope(&self, timestamp_ms: u64, id: &str, data: &str) -> String {
         let (name, time) = (self.stream.name(), clock::rfc3339(timestamp_ms));
-        format!("{{\"type\":\"{name}\",\"timestamp\":\"{time}\",{id}\"data\":{data}}}")
+        format!("{{\"type\":\"{name}\",\"timestamp\":\"{time}\",\"id\":\"{id}\",\"data\":{data}}}")
     }
 
     fn message(&self, json: &str) -> Messages {
@@ -110,7 +109,7 @@ impl Speaks {
     }
 
     /// Everything there is now.
-    fn whole(&mut self, events: &[Arc<Event>], up_to: u64) -> Messages {
+    fn whole(&mut self, events: &[Arc<Event>], up_to: u64, cursor: &str) -> Messages {
         let data = match self.stream {
             Stream::Overview => {
                 self.has_events_to = Some(up_to);
@@ -123,7 +122,7 @@ impl Speaks {
             Stream::Telemetry => whole::telemetry(&self.edge, events),
             Stream::Events => return Messages::new(),
         };
-        self.message(&self.envelope(clock::now_ms(), None, &data))
+        self.message(&self.envelope(clock::now_ms(), cursor, &data))
     }
 
     /// An update without what was in the whole; `None` if nothing is left of it.
@@ -148,7 +147,7 @@ impl Speaks {
 
     /// A message of an event.
     fn made(&self, event: &Event, data: &str) -> Message {
-        let json = self.envelope(event.arrived_ms, Some(&event.seq.to_string()), data);
+        let json = self.envelope(event.arrived_ms, &event.seq.to_string(), data);
         Message::of(event, Some(self.stream.name()), json.as_bytes())
     }
 }
@@ -220,7 +219,7 @@ impl Voice for Speaks {
                 // The whole makes up for what is missing.
                 let events = whole::newest_in_memory(&self.edge, EVENTS);
                 let up_to = events.last().map_or(0, |event| event.seq);
-                self.whole(&events, up_to)
+                self.whole(&events, up_to, cursor)
             }
             Notice::Gap { gap, .. } => said("gap", json!({ "after": gap.after, "first_seq": gap.first_seq })),
             Notice::Dropped { from_seq, to_seq, count, reason, .. } => {
@@ -240,13 +239,13 @@ impl Voice for Speaks {
         }
     }
 
-    async fn greet(&mut self, resumed: bool) -> Messages {
+    async fn greet(&mut self, resumed: bool, cursor: &str) -> Messages {
         self.greeted = true;
         if (resumed && !self.missed) || self.stream == Stream::Events {
             return Messages::new();
         }
         match whole::newest_events(&self.edge).await {
-            Ok((events, up_to)) => self.whole(&events, up_to),
+            Ok((events, up_to)) => self.whole(&events, up_to, cursor),
             Err(problem) => one(error("STREAM_UNAVAILABLE", problem.detail(), None)),
         }
     }

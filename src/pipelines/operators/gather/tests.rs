@@ -306,7 +306,7 @@ fn a_list_that_is_wanted_always_is_the_newest_whenever_they_came() {
     bench.event(2000, json!({ "kind": "beat" }));
     assert_eq!(bench.clock(2250), [json!({ "alerts": alerts, "newest": { "kind": "beat" } })]);
     let mut bench = self::bench("bytes_max = \"1000B\"\nalways = \"a\"\n[[step.part]]\nname = \"a\"\nas = \"list\"");
-    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(480) });
+    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(600) });
     (0..3).for_each(|n| assert!(bench.event(1000, long(n)).is_empty(), "it does not go on early for it"));
     assert_eq!(bench.clock(1250), [json!({ "a": [long(2)] })], "no longer than bytes_max");
 }
@@ -343,7 +343,7 @@ fn what_is_urgent_ends_the_period_at_once_and_then_not_too_often() {
 fn with_pace_early_results_wait_for_their_turn_and_none_is_lost() {
     let settings = "bytes_max = \"1000B\"\npace = \"100ms\"\n[[step.part]]\nname = \"a\"\nas = \"list\"";
     let mut bench = bench(settings);
-    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(480) });
+    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(600) });
     let came: Vec<_> = (0..5).flat_map(|n| bench.event(1000, long(n))).collect();
     assert_eq!(came, [json!({ "a": [long(0)] })], "the first at once");
     assert_eq!(bench.due_ms(), Some(1100));
