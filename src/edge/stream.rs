@@ -1,5 +1,6 @@
 //! `GET /v1/stream`: one URL, three transports. Reads what the client wants, starts its connection's actor, and hands it to the transport.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
+use tokio::time::Sleep;
 
 use super::caller::Caller;
 use super::params::Params;
@@ -209,6 +211,23 @@ pub(super) fn check_cursor_length(cursor: &str, max: usize) -> Result<(), Proble
          use several streams, or WebSocket with a cursor for each subscribe"
     );
     Err(Problem::parameter("rooms", detail))
+}
+
+/// When a connection that is paced may be handed something again; in a box, because most are not.
+pub(super) type Turn = Option<Pin<Box<Sleep>>>;
+
+/// Something was handed out: when the next may be.
+pub(super) fn next_turn<D: Dialect>(connection: &mut Connection<D>) -> Turn {
+    let pace = connection.handler().dialect().pace()?;
+    Some(Box::pin(tokio::time::sleep(pace)))
+}
+
+/// Waits for the turn.
+pub(super) async fn turn(turn: &mut Turn) {
+    if let Some(sleep) = turn {
+        sleep.await;
+    }
+    *turn = None;
 }
 
 /// A time of its own for each client that is sent away, so that they do not all come back at once.

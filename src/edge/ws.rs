@@ -26,7 +26,7 @@ use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::server::Peer;
-use super::stream::{self, Started, Wish};
+use super::stream::{self, Started, Turn, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::limits::{MessageRate, Verdict};
@@ -127,6 +127,8 @@ enum What {
     Published(String),
     /// It is time for a heartbeat.
     Beat,
+    /// More may be written.
+    Turn,
     /// The actor has ended.
     Ended,
 }
@@ -159,6 +161,7 @@ pub(in crate::edge) struct Serving<T: Talk> {
     asked: Option<Instant>,
     opened: Instant,
     messages: MessageRate,
+    turn: Turn,
 }
 
 impl<T: Talk> Serving<T> {
@@ -176,6 +179,7 @@ impl<T: Talk> Serving<T> {
             asked: None,
             opened: now,
             messages,
+            turn: None,
         }
     }
 
@@ -233,7 +237,7 @@ impl<T: Talk> Serving<T> {
                     beat.as_mut().reset(Instant::now() + interval);
                     self.beat(socket).await
                 }
-                What::Write(_) => Next::On,
+                What::Write(_) | What::Turn => Next::On,
                 What::Ended => self.ended(),
             };
         }
@@ -242,10 +246,14 @@ impl<T: Talk> Serving<T> {
     async fn wait(&mut self, socket: &mut WebSocket, beat: Pin<&mut Sleep>) -> What {
         tokio::select! {
             biased;
-            output = self.connection.next() => match output {
-                Ok(Some(messages)) => What::Write(messages),
+            output = self.connection.next(), if self.turn.is_none() => match output {
+                Ok(Some(messages)) => {
+                    self.turn = stream::next_turn(&mut self.connection);
+                    What::Write(messages)
+                }
                 Ok(None) | Err(_) => What::Ended,
             },
+            () = stream::turn(&mut self.turn), if self.turn.is_some() => What::Turn,
             message = socket.recv(), if self.publishes.len() < PUBLISHES => What::Heard(message),
             reply = answered(&mut self.publishes), if !self.publishes.is_empty() => What::Published(reply),
             () = beat => What::Beat,

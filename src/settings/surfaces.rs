@@ -52,6 +52,7 @@ pub struct Overview {
     pub per_ip_connections_per_hour: u32,
     /// That of `limits.per_connection_messages_per_minute` where it is set.
     pub messages_per_minute: u32,
+    pub updates_per_second: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +98,7 @@ fn overview(v: &Values) -> Overview {
         idle_timeout: Some(v.time("limits.idle_timeout")).filter(|time| !time.is_zero()),
         per_ip_connections: own("overview.per_ip_connections", "limits.per_ip_connections") as usize,
         per_ip_connections_per_hour: own("overview.per_ip_connections_per_hour", "limits.per_ip_connections_per_hour"),
+        updates_per_second: count("overview.updates_per_second"),
         messages_per_minute: count(if v.is_given(common) { common } else { "overview.messages_per_minute" }),
     }
 }

@@ -682,7 +682,8 @@ def test_a_flood_is_at_most_ten_messages_a_second_and_nothing_of_it_is_lost(daem
         assert len(json.dumps(data)) < 110_000 and "events_omitted" not in data
         seen += [one["id"] for one in reversed(data.get("events", [])) if one["event_type"] == "note"]
     assert seen == [one["id"] for one in sent]
-    assert len(times) > 10 and max(sum(1 for other in times if at <= other < at + 1) for at in times) <= 10
+    gaps = [later - earlier for earlier, later in zip(times, times[9:])]
+    assert len(times) > 10 and min(gaps) > 0.85, "ten take a second, less what the network is late"
 
 
 @pytest.mark.parametrize("way", WAYS)

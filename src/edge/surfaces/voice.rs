@@ -38,6 +38,11 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// Does what a client says over WebSocket; answers go into the dialect by [`OverWebSocket::say`].
     fn command(serving: &mut Serving<OverWebSocket<Self>>, text: &str) -> impl Future<Output = ()> + Send;
 
+    /// How far messages to it must be apart at least, where they may wait.
+    fn pace(&self) -> Option<Duration> {
+        None
+    }
+
     /// How many messages a WebSocket client may send a second and a minute; 0 means no limit.
     fn rates(settings: &Settings) -> (u32, u32) {
         (settings.limits.per_connection_messages_per_second, settings.limits.per_connection_messages_per_minute)
@@ -95,6 +100,10 @@ impl<V: Voice> Dialect for OverWebSocket<V> {
         for message in self.voice.notice(notice, &cursor(position)) {
             self.say(&message);
         }
+    }
+
+    fn pace(&self) -> Option<Duration> {
+        self.voice.pace()
     }
 
     fn gathered(&self) -> usize {
@@ -229,6 +238,10 @@ impl<V: Voice> Dialect for OverSse<V> {
             end.push('\n');
             self.put_message(&message, &end);
         }
+    }
+
+    fn pace(&self) -> Option<Duration> {
+        self.voice.pace()
     }
 
     fn gathered(&self) -> usize {

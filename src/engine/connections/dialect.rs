@@ -92,6 +92,11 @@ pub trait Dialect: Send + 'static {
     /// Gathers a notice.
     fn notice(&mut self, notice: &Notice<'_>, position: &dyn Position);
 
+    /// How far what is handed out must be apart at least; then events are handed out one by one, and wait meanwhile where all wait that cannot be written.
+    fn pace(&self) -> Option<Duration> {
+        None
+    }
+
     /// Bytes gathered so far.
     fn gathered(&self) -> usize;
 

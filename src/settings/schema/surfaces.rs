@@ -29,4 +29,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         "1000",
         "Messages a minute that one WebSocket client of it may send; 0 means no limit. limits.per_connection_messages_per_minute counts instead where it is set.",
     ),
+    setting(
+        "overview.updates_per_second",
+        Kind::Count(0, 1000),
+        "10",
+        "Messages a second to one reader of its overview or telemetry; more wait, and nothing is lost. 0 means no limit.",
+    ),
 ];

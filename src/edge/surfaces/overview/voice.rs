@@ -279,6 +279,11 @@ impl Voice for Speaks {
         serving.connection.handler().dialect().say(&answer);
     }
 
+    fn pace(&self) -> Option<Duration> {
+        let per_second = self.edge.settings().surfaces.overview.updates_per_second;
+        (self.stream != Stream::Events && per_second > 0).then(|| Duration::from_secs(1) / per_second)
+    }
+
     fn rates(settings: &Settings) -> (u32, u32) {
         (settings.limits.per_connection_messages_per_second, settings.surfaces.overview.messages_per_minute)
     }
