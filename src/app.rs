@@ -1,7 +1,7 @@
 //! The daemon: builds its parts in the order in which events flow, and takes them down in phases.
 //!
 //! Phases of a stop, each with a limit inside `server.shutdown_timeout`: take no more sockets and say "not ready"; tell the streams to go and come back; let
-//! sources, pipelines and rooms work off what they have; write and close the log. What was acknowledged is kept whatever happens.
+//! sources, pipelines, sinks and rooms work off what they have; write and close the log. What was acknowledged is kept whatever happens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,9 +22,11 @@ use crate::engine::log_keeper::LogKeeper;
 use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
 use crate::engine::rooms::keeper::RoomsKeeper;
+use crate::engine::sinks::{Sinks, SinksError};
 use crate::engine::sources::generator::{self, GeneratorSource};
 use crate::engine::sources::host::HostSource;
 use crate::engine::sources::ingest::{self, Ingest, IngestSource};
+use crate::engine::sources::sinks::SinksSource;
 use crate::limits::Guards;
 use crate::log::{Log, LogError};
 use crate::metrics::exporter;
@@ -65,6 +67,9 @@ pub enum StartError {
     /// Pipelines are not as they should be.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Pipelines(Vec<pipelines::Fault>),
+    /// Sinks cannot be started.
+    #[error(transparent)]
+    Sinks(#[from] SinksError),
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -88,6 +93,7 @@ pub struct App {
     connections: Mailbox<Order>,
     sources: Supervisor,
     pipelines: Supervisor,
+    sinks: Supervisor,
     rooms: Supervisor,
     keepers: Supervisor,
 }
@@ -115,8 +121,10 @@ impl App {
         let pipeline_supervisor = Supervisor::start(&census).await?;
         let pipelines = Pipelines::new(rooms.clone(), settings.pipelines.clone(), pipeline_supervisor.clone());
         pipelines.become_these(definitions).await?;
+        let sink_supervisor = Supervisor::start(&census).await?;
+        let sinks = Sinks::start(rooms.clone(), &settings.sinks, &sink_supervisor).await?;
         let sources = Supervisor::start(&census).await?;
-        let ingest = start_sources(&settings, &rooms, &sources).await?;
+        let ingest = start_sources(&settings, &rooms, &sinks, &sources).await?;
         let limits = &settings.limits;
         let bounds = Bounds { messages: limits.mailbox_messages, bytes: limits.mailbox_bytes };
         let connections = Connections::new(census.clone(), bounds, limits.mailboxes_bytes, limits.rooms_per_connection);
@@ -128,6 +136,7 @@ impl App {
             settings: Arc::clone(&settings),
             rooms,
             pipelines,
+            sinks,
             ingest,
             connections,
             orders: orders.clone(),
@@ -150,6 +159,7 @@ impl App {
             connections: orders,
             sources,
             pipelines: pipeline_supervisor,
+            sinks: sink_supervisor,
             rooms: room_supervisor,
             keepers,
         })
@@ -207,6 +217,7 @@ impl App {
         }
         let sources = self.sources.stop(left() / 2).await;
         let pipelines = self.pipelines.stop(left() / 2).await;
+        let sinks = self.sinks.stop(left() / 2).await;
         let rooms = self.rooms.stop(left() / 2).await;
         let keepers = self.keepers.stop(left() / 2).await;
         let (log, audit, limit) = (self.log, self.edge.audit.clone(), left().max(Duration::from_millis(100)));
@@ -223,7 +234,7 @@ impl App {
             // It is of no use to anybody; that it cannot be deleted hurts nobody.
             let _ = std::fs::remove_file(path);
         }
-        served && sources && pipelines && rooms && keepers && closed
+        served && sources && pipelines && sinks && rooms && keepers && closed
     }
 }
 
@@ -247,7 +258,12 @@ async fn open_log(settings: &Arc<Settings>) -> Result<Log, StartError> {
     Ok(log)
 }
 
-async fn start_sources(settings: &Settings, rooms: &Rooms, supervisor: &Supervisor) -> Result<Ingest, StartError> {
+async fn start_sources(
+    settings: &Settings,
+    rooms: &Rooms,
+    sinks: &Sinks,
+    supervisor: &Supervisor,
+) -> Result<Ingest, StartError> {
     let limits = &settings.limits;
     let (mailbox, _) = Mailbox::new(Bounds { messages: limits.source_messages, bytes: limits.source_bytes });
     let own = rooms.clone();
@@ -264,6 +280,8 @@ async fn start_sources(settings: &Settings, rooms: &Rooms, supervisor: &Supervis
         spawn_ticked(supervisor, "source generator", period, move || GeneratorSource::new(own.clone(), wanted.clone()))
             .await?;
     }
+    let (own, shown, period) = (rooms.clone(), sinks.clone(), settings.sinks.store.stats_interval);
+    spawn_ticked(supervisor, "source sinks", period, move || SinksSource::new(own.clone(), shown.clone())).await?;
     Ok(Ingest::new(mailbox))
 }
 

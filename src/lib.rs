@@ -16,4 +16,5 @@ pub mod log;
 pub mod metrics;
 pub mod pipelines;
 pub mod settings;
+pub mod store;
 pub mod traces;

@@ -37,10 +37,15 @@ fn data_flows_one_way_and_nobody_names_what_lies_to_the_right() {
         ("src/log", &["crate::engine", "crate::edge", "crate::app", "crate::cli"]),
         ("src/auth", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/limits", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
+        ("src/store", &["crate::engine", "crate::edge", "crate::app", "crate::cli"]),
         ("src/settings", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         ("src/pipelines", &["crate::engine", "crate::edge", "crate::log", "crate::app", "crate::cli"]),
         (
             "src/engine/pipelines",
+            &["crate::engine::sources", "connections::supervisor", "crate::edge", "crate::app", "crate::cli"],
+        ),
+        (
+            "src/engine/sinks",
             &["crate::engine::sources", "connections::supervisor", "crate::edge", "crate::app", "crate::cli"],
         ),
         (
@@ -91,11 +96,12 @@ fn each_library_with_a_seam_is_named_behind_it_only() {
     only("src", "jsonwebtoken::", &["src/auth/jwt.rs"]);
     only("src", "argon2::", &["src/auth/users.rs"]);
     only("src", "governor::", &["src/limits/rates.rs"]);
+    only("src", "sqlx::", &["src/store/postgres"]);
     only("src", "opentelemetry", &["src/traces.rs"]);
     only("src", "cel::", &["src/pipelines/expression"]);
     only("src", "jsonschema::", &["src/pipelines/operators/validate.rs"]);
     only("src", "sketches_ddsketch", &["src/pipelines/aggregates"]);
-    only("src", "postcard::", &["src/pipelines/operator.rs", "src/engine/pipelines/journal.rs"]);
+    only("src", "postcard::", &["src/pipelines/operator.rs", "src/engine/journal.rs"]);
 }
 
 #[test]

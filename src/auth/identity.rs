@@ -55,12 +55,23 @@ impl Rights {
     /// Whether something that `wanted` names could be read: all of it, or a part.
     #[must_use]
     pub fn may_read_some(&self, wanted: &Pattern) -> bool {
-        self.read.iter().any(|pattern| match (pattern, wanted) {
-            (_, Pattern::Room(room)) => pattern.matches(room),
-            (Pattern::Room(room), Pattern::Prefix(_)) => wanted.matches(room),
-            (Pattern::Prefix(may), Pattern::Prefix(wants)) => may.starts_with(&**wants) || wants.starts_with(&**may),
-        })
+        some(&self.read, wanted)
     }
+
+    /// Whether it could publish to a room that `wanted` names.
+    #[must_use]
+    pub fn may_publish_some(&self, wanted: &Pattern) -> bool {
+        some(&self.publish, wanted)
+    }
+}
+
+/// Whether a room that `wanted` names is among those that are allowed.
+fn some(allowed: &[Pattern], wanted: &Pattern) -> bool {
+    allowed.iter().any(|pattern| match (pattern, wanted) {
+        (_, Pattern::Room(room)) => pattern.matches(room),
+        (Pattern::Room(room), Pattern::Prefix(_)) => wanted.matches(room),
+        (Pattern::Prefix(may), Pattern::Prefix(wants)) => may.starts_with(&**wants) || wants.starts_with(&**may),
+    })
 }
 
 /// What a role allows.

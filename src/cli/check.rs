@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::{SettingsArguments, complain};
 use crate::pipelines::set;
-use crate::settings::schema;
+use crate::settings::{Settings, schema};
+use crate::store::postgres;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
@@ -26,6 +27,12 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
     }
     match arguments.settings.load() {
         Ok(settings) => {
+            if let Some(Err(error)) =
+                settings.sinks.store.database_url.as_ref().map(|url| postgres::check(url.reveal()))
+            {
+                complain(&error);
+                return ExitCode::from(2);
+            }
             let pipelines = &settings.pipelines;
             let embedded = |name: &str| pipelines.builtin && settings.surfaces.want(name);
             match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded) {
@@ -34,6 +41,7 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
                     let _ = writeln!(out, "the settings are in order");
                     let _ =
                         writeln!(out, "pipelines: {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+                    let _ = writeln!(out, "sinks: {}", sinks(&settings));
                     ExitCode::SUCCESS
                 }
                 Err(faults) => {
@@ -44,4 +52,12 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
         }
         Err(code) => code,
     }
+}
+
+/// The sinks that will run, and where they write; never the address.
+fn sinks(settings: &Settings) -> String {
+    let names: Vec<&str> =
+        settings.sinks.sinks.iter().filter(|sink| sink.enabled).map(|sink| sink.name.as_str()).collect();
+    let store = if settings.sinks.store.database_url.is_some() { "into PostgreSQL" } else { "without a database" };
+    if names.is_empty() { "none".to_owned() } else { format!("{}, {store}", names.join(", ")) }
 }

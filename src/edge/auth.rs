@@ -20,8 +20,10 @@ use crate::metrics::record;
 
 /// What is open to all.
 const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
-/// And the files of the page that describes the API.
-const OPEN_FILES: &str = "/docs/";
+/// Where whoever comes says later who it is: a Socket.IO client does so when it connects, behind its first requests.
+const LATER: [&str; 2] = ["/socket.io", "/socket.io/"];
+/// And the files of the page that describes the API, examples of clients, and the script that they use.
+const OPEN_FILES: [&str; 3] = ["/docs/", "/examples/", "/socket.io/socket.io."];
 /// The session cookie's name.
 pub(super) const COOKIE: &str = "tidegate_session";
 
@@ -44,8 +46,10 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     let ip = client_ip(&edge, &request);
     request.extensions_mut().insert(ClientIp(ip));
     let path = request.uri().path();
-    let is_open =
-        OPEN.contains(&path) || path.starts_with(OPEN_FILES) || (path == "/metrics" && edge.settings().metrics_public);
+    let is_open = OPEN.contains(&path)
+        || LATER.contains(&path)
+        || OPEN_FILES.iter().any(|files| path.starts_with(files))
+        || (path == "/metrics" && edge.settings().metrics_public);
     if is_open {
         return next.run(request).await;
     }
@@ -94,6 +98,27 @@ fn shown(edge: &Edge, request: &Request) -> Result<String, Problem> {
         Credential::Shown(shown) => Ok(shown.into_owned()),
         Credential::Cookie(token) => check_origin(edge, request.uri(), request.headers()).map(|()| token.to_owned()),
         Credential::Unreadable | Credential::None => Err(Problem::unauthorized()),
+    }
+}
+
+/// What a request shows that need not show anything.
+#[derive(Debug, Clone)]
+pub(super) enum Shown {
+    Nothing,
+    /// Something that does not count, and why, in one word.
+    Wrong(&'static str),
+    /// A key or a token, which may be a wrong one.
+    Token(String),
+}
+
+/// What a request shows, if anything; whether it is good is for whoever asks to find out.
+pub(super) fn shown_if_any(edge: &Edge, request: &Request) -> Shown {
+    if matches!(credential(request), Credential::None) {
+        return Shown::Nothing;
+    }
+    match shown(edge, request) {
+        Ok(token) => Shown::Token(token),
+        Err(problem) => Shown::Wrong(problem.kind()),
     }
 }
 

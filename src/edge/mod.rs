@@ -24,6 +24,7 @@ pub mod problem;
 mod publish;
 mod rooms;
 pub mod server;
+mod sinks;
 mod socket;
 mod sse;
 mod stream;
@@ -32,6 +33,9 @@ mod surfaces;
 pub mod tls;
 mod wellformed;
 pub mod ws;
+
+#[doc(hidden)]
+pub use surfaces::wells::socketio::is_payload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +50,7 @@ use crate::auth::Auth;
 use crate::engine::connections::supervisor::{Connections, Order};
 use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
+use crate::engine::sinks::Sinks;
 use crate::engine::sources::ingest::Ingest;
 use crate::limits::Guards;
 use crate::settings::Settings;
@@ -62,6 +67,8 @@ pub struct Shared {
     pub rooms: Rooms,
     /// What works on them.
     pub pipelines: Pipelines,
+    /// What keeps events outside of the log.
+    pub sinks: Sinks,
     /// Where publishes go.
     pub ingest: Ingest,
     /// The streams.
@@ -92,6 +99,7 @@ pub struct Parts {
     pub settings: Arc<Settings>,
     pub rooms: Rooms,
     pub pipelines: Pipelines,
+    pub sinks: Sinks,
     pub ingest: Ingest,
     pub connections: Connections,
     pub orders: Mailbox<Order>,
@@ -113,7 +121,8 @@ impl Edge {
     /// An edge over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, rooms, pipelines, ingest, connections, orders, auth, guards, audit, census } = parts;
+        let Parts { settings, rooms, pipelines, sinks, ingest, connections, orders, auth, guards, audit, census } =
+            parts;
         let bodies = Arc::new(Semaphore::new((settings.limits.bodies_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS)));
         let (started, stopping) = (Instant::now(), AtomicBool::new(false));
         let (settings, started_ms) = (ArcSwap::new(settings), crate::clock::now_ms());
@@ -121,6 +130,7 @@ impl Edge {
             settings,
             rooms,
             pipelines,
+            sinks,
             ingest,
             connections,
             orders,

@@ -12,7 +12,9 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::caller::Caller;
 use super::problem::Problem;
 use super::surfaces::{self, refusals};
-use super::{Edge, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, stream};
+use super::{
+    Edge, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks, stream,
+};
 use crate::event::RoomName;
 
 /// All routes, with the door in front.
@@ -28,6 +30,8 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/rooms", get(rooms::list))
         .route("/v1/rooms/{*rest}", any(room))
         .route("/v1/pipelines", get(pipelines::list))
+        .route("/v1/sinks", get(sinks::list))
+        .route("/v1/sinks/{name}/events", get(sinks::events))
         .route("/openapi.json", get(openapi::document))
         .route("/docs", get(openapi::page_root))
         .route("/docs/", get(openapi::page))

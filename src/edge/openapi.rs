@@ -14,7 +14,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::problem::Problem as Refusal;
-use super::{answer, connections, history, login, pipelines, probes, publish, rooms, stream};
+use super::{answer, connections, history, login, pipelines, probes, publish, rooms, sinks, stream};
 
 /// The whole.
 #[derive(OpenApi)]
@@ -23,7 +23,7 @@ use super::{answer, connections, history, login, pipelines, probes, publish, roo
     paths(
         document, probes::livez, probes::readyz, probes::health, probes::metrics,
         rooms::list, rooms::one, rooms::state, history::read, publish::publish, stream::open,
-        pipelines::list, connections::list, connections::one, connections::kick,
+        pipelines::list, sinks::list, sinks::events, connections::list, connections::one, connections::kick,
         login::login, login::refresh, login::logout, login::revoke, login::me,
     ),
     modifiers(&Credentials),

@@ -61,9 +61,11 @@ pub(super) async fn readyz(State(edge): State<Edge>) -> Result<Response, Problem
 )]
 pub(super) async fn health(State(edge): State<Edge>) -> Response {
     let log = edge.rooms.log().status();
+    let sinks = edge.sinks.names().into_iter().filter_map(|name| edge.sinks.status(&name));
+    let sinks_fail = sinks.filter(|status| status.failing.is_some()).count() > 0;
     let status = if edge.is_stopping() {
         "stopping"
-    } else if log.fault.is_some() {
+    } else if log.fault.is_some() || sinks_fail {
         "degraded"
     } else {
         "ok"
@@ -79,6 +81,7 @@ pub(super) async fn health(State(edge): State<Edge>) -> Response {
             "rooms": log.rooms,
             "closed_in_order_before": log.clean,
         },
+        "store": { "kind": edge.sinks.store(), "working": !sinks_fail },
         "connections": edge.connections.count(),
         "rooms": edge.rooms.count(),
         "actors": edge.census.live(),
@@ -129,6 +132,7 @@ pub(super) async fn metrics(State(edge): State<Edge>, caller: Option<Caller>) ->
             let (works, count) = (&status.works, |count: &AtomicU64| count.load(Ordering::Relaxed));
             status.show(works.load(Ordering::Relaxed), count(&status.waiting), behind_ms(&status));
         }
+        edge.sinks.show();
         exporter::render()
     });
     let text = text.await.map_err(|_| Problem::unavailable("internal", "the figures could not be written"))?;

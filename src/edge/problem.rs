@@ -125,6 +125,12 @@ impl Problem {
         Self { header: Some(Box::new((name, value))), ..self }
     }
 
+    /// With other words for people.
+    #[must_use]
+    pub fn saying(self, words: impl FnOnce(&str) -> String) -> Self {
+        Self { detail: words(&self.detail), ..self }
+    }
+
     /// After it nothing more is taken from the connection.
     #[must_use]
     pub fn closing(self) -> Self {
@@ -150,7 +156,6 @@ impl Problem {
     }
 
     /// What is wrong with each item or field: objects with `item`, `field` (each where it is known) and `message`.
-    #[allow(dead_code, reason = "for surfaces, which come one by one")]
     pub(super) fn errors(&self) -> &[Value] {
         &self.errors
     }

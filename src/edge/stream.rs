@@ -20,7 +20,7 @@ use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Contract, Dialect, Notice};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
-use crate::limits;
+use crate::limits::{Own, StreamPlaces};
 use crate::metrics::record::{self, TransportMeter};
 
 /// What a stream's client asks for.
@@ -31,7 +31,7 @@ pub(super) struct Wish {
     /// How it wants to be served, if it says.
     pub(super) contract: Option<Arc<Contract>>,
     /// What its surface allows of its own streams.
-    pub(super) own: Option<limits::Own>,
+    pub(super) own: Option<Own>,
 }
 
 /// Opens a stream.
@@ -160,17 +160,35 @@ pub(super) async fn start<D: Dialect>(
     dialect: D,
     meter: &'static TransportMeter,
 ) -> Result<Started<D>, Problem> {
-    let max = edge.settings().limits.connections;
-    if max > 0 && edge.connections.count() >= max {
-        record::connection_refused("full");
-        return Err(Problem::unavailable("too-many-connections", "there are as many connections as there may be"));
-    }
+    check_full(edge)?;
     let brief = meter.name == record::POLL.name;
     let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief, wish.own.as_ref());
     let places = places.map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)
     })?;
+    start_in(edge, caller, places, wish, dialect, meter).await
+}
+
+fn check_full(edge: &Edge) -> Result<(), Problem> {
+    let max = edge.settings().limits.connections;
+    if max > 0 && edge.connections.count() >= max {
+        record::connection_refused("full");
+        return Err(Problem::unavailable("too-many-connections", "there are as many connections as there may be"));
+    }
+    Ok(())
+}
+
+/// The same, for a client that has its places already.
+pub(super) async fn start_in<D: Dialect>(
+    edge: &Edge,
+    caller: &Caller,
+    places: StreamPlaces,
+    wish: &Wish,
+    dialect: D,
+    meter: &'static TransportMeter,
+) -> Result<Started<D>, Problem> {
+    check_full(edge)?;
     let kill = caller.kill.clone();
     let who =
         Who { identity: Arc::clone(&caller.identity), peer: caller.peer.to_string(), ip: caller.ip, places, kill };

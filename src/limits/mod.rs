@@ -133,30 +133,53 @@ impl Guards {
         brief: bool,
         own: Option<&Own>,
     ) -> Result<StreamPlaces, TooMuch> {
-        let rates = self.0.rates.load();
-        let limits = &rates.settings;
-        let full = |limit, what, allowed| TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
-        let mut places = StreamPlaces::default();
-        if let Some(ip) = ip {
-            let allowed = limits.per_ip_connections;
-            let refusal = full("limits.per_ip_connections", "connections at once for an address", allowed);
-            places._ip = Some(self.0.by_ip.take(ip, allowed).map_err(|_| refusal)?);
-        }
-        let allowed = limits.per_user_connections;
-        let refusal = full("limits.per_user_connections", "connections at once for a user", allowed);
-        places._user = Some(self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?);
-        if let (Some(own), Some(ip)) = (own, ip) {
-            places._own = self.take_own(own, ip)?.map(Box::new);
-        }
-        if let Some(ip) = ip.filter(|_| !brief) {
-            rates.opened.check(&ip).map_err(|retry| TooMuch {
-                limit: "limits.per_ip_connections_per_hour",
-                what: "new connections an hour for an address",
-                allowed: limits.per_ip_connections_per_hour as usize,
-                retry,
-            })?;
-        }
-        Ok(places)
+        let _ip = self.place_of_address(ip)?;
+        let StreamPlaces { _user, .. } = self.open_user(subject)?;
+        let _own = match (own, ip) {
+            (Some(own), Some(ip)) => self.take_own(own, ip)?.map(Box::new),
+            _ => None,
+        };
+        self.count_new(ip.filter(|_| !brief))?;
+        Ok(StreamPlaces { _ip, _user, _own })
+    }
+
+    /// Somebody opens a stream who says later who it is: what its address takes.
+    ///
+    /// # Errors
+    /// Which limit it would pass.
+    pub fn open_address(&self, ip: Option<IpAddr>) -> Result<StreamPlaces, TooMuch> {
+        let _ip = self.place_of_address(ip)?;
+        self.count_new(ip)?;
+        Ok(StreamPlaces { _ip, ..StreamPlaces::default() })
+    }
+
+    /// And what it takes once that is known.
+    ///
+    /// # Errors
+    /// Which limit it would pass.
+    pub fn open_user(&self, subject: &SmolStr) -> Result<StreamPlaces, TooMuch> {
+        let allowed = self.0.rates.load().settings.per_user_connections;
+        let (limit, what) = ("limits.per_user_connections", "connections at once for a user");
+        let refusal = TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
+        let _user = Some(self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?);
+        Ok(StreamPlaces { _user, ..StreamPlaces::default() })
+    }
+
+    fn place_of_address(&self, ip: Option<IpAddr>) -> Result<Option<Place<IpAddr>>, TooMuch> {
+        let allowed = self.0.rates.load().settings.per_ip_connections;
+        let (limit, what) = ("limits.per_ip_connections", "connections at once for an address");
+        let refusal = TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
+        ip.map(|ip| self.0.by_ip.take(ip, allowed).map_err(|_| refusal)).transpose()
+    }
+
+    fn count_new(&self, ip: Option<IpAddr>) -> Result<(), TooMuch> {
+        let (rates, Some(ip)) = (self.0.rates.load(), ip) else { return Ok(()) };
+        rates.opened.check(&ip).map_err(|retry| TooMuch {
+            limit: "limits.per_ip_connections_per_hour",
+            what: "new connections an hour for an address",
+            allowed: rates.settings.per_ip_connections_per_hour as usize,
+            retry,
+        })
     }
 
     /// A place of a surface's own, and one more of its new streams.

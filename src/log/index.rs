@@ -49,6 +49,10 @@ struct State {
     created: u64,
     /// The last seq that was let go since the start, 0 if none.
     gone: u64,
+    /// How many were let go since the start.
+    gone_count: u64,
+    /// Who wants them kept beyond retention, and after which seq.
+    holds: Vec<(Arc<str>, u64)>,
     places: VecDeque<Place>,
     count: u64,
     bytes: u64,
@@ -70,8 +74,9 @@ pub struct Held {
 }
 
 impl RoomIndex {
-    fn new(name: RoomName, created: u64, retention: Retention) -> Self {
-        let state = State { created, ..State::default() };
+    fn new(name: RoomName, created: u64, retention: Retention, holders: Vec<Arc<str>>) -> Self {
+        let holds = holders.into_iter().map(|holder| (holder, 0)).collect();
+        let state = State { created, holds, ..State::default() };
         Self { name, retention, logged: AtomicU64::new(0), numbered: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -118,7 +123,7 @@ impl RoomIndex {
         let state = self.state.lock();
         let last = state.places.back()?;
         let first = state.first_held(self.retention)?;
-        let count = self.retention.count.map_or(state.count, |count| state.count.min(count));
+        let count = state.count - state.cut(self.retention);
         Some(Held { created: state.created, first, last: last.last(), count, last_arrived_ms: last.arrived_ms })
     }
 
@@ -167,6 +172,24 @@ impl RoomIndex {
             left -= u64::from(place.count);
         }
         Some(from - 1)
+    }
+
+    /// How many events the log holds after `after`, and the last seq that it holds, 0 if none.
+    #[must_use]
+    pub fn count_after(&self, after: u64) -> (u64, u64) {
+        let state = self.state.lock();
+        let Some(from) = state.first_held(self.retention) else { return (0, 0) };
+        let after = after.max(from - 1);
+        let places = state.places.range(state.index_after(after)..);
+        let count = places.map(|place| place.last() - place.first.max(after.saturating_add(1)) + 1).sum();
+        (count, state.places.back().map_or(0, Place::last))
+    }
+
+    /// How many events retention and the log's budget have let go since the start.
+    #[must_use]
+    pub fn gone_count(&self) -> u64 {
+        let state = self.state.lock();
+        state.gone_count + state.cut(self.retention)
     }
 
     /// The places of the events after `after`, up to so many events.
@@ -241,6 +264,14 @@ impl RoomIndex {
         found
     }
 
+    /// One for whom events are kept beyond retention (see [`Rooms`]) does not need those up to this seq any more. Nobody else has a say in it.
+    pub fn needs_after(&self, holder: &str, after: u64) {
+        let mut state = self.state.lock();
+        if let Some((_, held)) = state.holds.iter_mut().find(|(name, _)| &**name == holder) {
+            *held = after;
+        }
+    }
+
     /// Lets go everything before a seq; what shares a section with it stays.
     pub fn release(&self, before: u64) {
         let mut state = self.state.lock();
@@ -270,8 +301,8 @@ impl RoomIndex {
 
 impl State {
     fn let_go(&mut self, retention: Retention, now_ms: u64) -> u64 {
-        let mut gone = 0;
-        while let Some(front) = self.places.front() {
+        let (mut gone, held_after) = (0, self.held_after());
+        while let Some(front) = self.places.front().filter(|front| front.last() <= held_after) {
             let over_count = retention.count.is_some_and(|max| self.count - u64::from(front.count) >= max);
             let over_bytes = retention.bytes.is_some_and(|max| self.bytes > max && self.places.len() > 1);
             let age_ms = u128::from(now_ms.saturating_sub(front.arrived_ms));
@@ -288,6 +319,7 @@ impl State {
     fn pop_front(&mut self) {
         if let Some(front) = self.places.pop_front() {
             self.gone = front.last();
+            self.gone_count += u64::from(front.count);
             self.count -= u64::from(front.count);
             self.bytes -= u64::from(front.bytes);
         }
@@ -295,9 +327,20 @@ impl State {
 
     /// The first seq that retention by count still keeps; inside a section seqs are consecutive.
     fn first_held(&self, retention: Retention) -> Option<u64> {
-        let front = self.places.front()?;
-        let skip = retention.count.map_or(0, |max| self.count.saturating_sub(max));
-        Some(front.first + skip.min(u64::from(front.count) - 1))
+        Some(self.places.front()?.first + self.cut(retention))
+    }
+
+    /// How many events of the first section retention by count does not keep.
+    fn cut(&self, retention: Retention) -> u64 {
+        let Some(front) = self.places.front() else { return 0 };
+        let over = retention.count.map_or(0, |max| self.count.saturating_sub(max));
+        let not_held = self.held_after().saturating_add(1).saturating_sub(front.first);
+        over.min(u64::from(front.count) - 1).min(not_held)
+    }
+
+    /// What comes after this is kept whatever retention says.
+    fn held_after(&self) -> u64 {
+        self.holds.iter().map(|(_, after)| *after).min().unwrap_or(u64::MAX)
     }
 
     fn index_after(&self, after: u64) -> usize {
@@ -329,7 +372,7 @@ impl Index {
             // What the daemon keeps for itself it lets go itself.
             let own = name.is_internal();
             let retention = if own { Retention::default() } else { self.settings.of(name.namespace()).retention };
-            Arc::new(RoomIndex::new(name.clone(), created, retention))
+            Arc::new(RoomIndex::new(name.clone(), created, retention, self.settings.holders_of(name)))
         });
         Arc::clone(&room)
     }

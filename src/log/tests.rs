@@ -156,6 +156,40 @@ async fn retention_by_count_keeps_exactly_so_many_and_says_where_they_begin() {
 }
 
 #[tokio::test]
+async fn what_a_sink_needs_stays_whatever_retention_says_and_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        ("sink.database_url", "postgres://db/x"),
+        ("rooms.default.retention_count", "25"),
+        ("rooms.default.retention_age", "1ms"),
+    ];
+    let log = open(dir.path(), &more).unwrap();
+    let (needed, other) = (key("well:1"), key("other"));
+    append(&log, &needed, 1..=100, 10).await;
+    let room = append(&log, &other, 1..=100, 10).await;
+    while room.held().is_some() {
+        log.housekeep().unwrap();
+    }
+    assert!(log.close(LIMIT));
+    drop((room, log));
+    let log = open(dir.path(), &more).unwrap();
+    log.housekeep().unwrap();
+    assert_eq!(seqs(&log, &needed, 0).await, (1..=100).collect::<Vec<_>>());
+    let room = log.room(needed.name()).unwrap();
+    assert_eq!(room.held().map(|held| (held.first, held.count)), Some((1, 100)));
+    room.needs_after("nobody", 100);
+    // Retention by count would begin with the 76th.
+    room.needs_after("wells", 60);
+    assert_eq!(room.held().map(|held| (held.first, held.count)), Some((61, 40)));
+    room.needs_after("wells", 90);
+    assert_eq!(room.held().map(|held| (held.first, held.count, room.gone_count())), Some((76, 25, 75)));
+    room.needs_after("wells", 100);
+    while room.held().is_some() {
+        log.housekeep().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn retention_by_age_lets_everything_go_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path(), &[("rooms.default.retention_age", "1ms")]).unwrap();

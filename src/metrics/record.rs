@@ -20,7 +20,7 @@ macro_rules! kept {
         /// Makes what has no labels or known ones, so that it is there with 0 before anything happens.
         pub(super) fn begin() {
             $(LazyLock::force(&$handle);)*
-            for meter in [&WEBSOCKET, &SSE, &POLL] {
+            for meter in [&WEBSOCKET, &SSE, &POLL, &SOCKETIO] {
                 LazyLock::force(meter);
             }
         }
@@ -253,7 +253,7 @@ impl TransportMeter {
             gaps: counter!(names::GAPS, "transport" => name),
             connections: gauge!(names::CONNECTIONS, "transport" => name),
             contract: match name {
-                "websocket" => Some(gauge!(names::WEBSOCKETS)),
+                "websocket" | "socketio" => Some(gauge!(names::WEBSOCKETS)),
                 "sse" => Some(gauge!(names::SSES)),
                 _ => None,
             },
@@ -326,11 +326,73 @@ impl TransportMeter {
 pub static WEBSOCKET: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("websocket"));
 /// Server-Sent Events.
 pub static SSE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("sse"));
+/// Socket.IO, whatever carries it.
+pub static SOCKETIO: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("socketio"));
 /// Long-poll.
 pub static POLL: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("poll"));
 
 /// Pipelines, which read rooms as connections do.
 pub static PIPELINE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("pipeline"));
+
+/// Sinks, which read rooms in the same way.
+pub static SINK: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("sink"));
+
+/// What a sink counts.
+pub struct SinkMeter {
+    events: Counter,
+    batches: Counter,
+    refused: Counter,
+    failures: Counter,
+    waiting: Gauge,
+    took: Histogram,
+    lost: Counter,
+}
+
+impl std::fmt::Debug for SinkMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SinkMeter")
+    }
+}
+
+impl SinkMeter {
+    /// The meter of a sink of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let label = || name.to_owned();
+        Self {
+            events: counter!(names::SINK_EVENTS, "sink" => label()),
+            batches: counter!(names::SINK_BATCHES, "sink" => label()),
+            refused: counter!(names::SINK_REFUSED, "sink" => label()),
+            failures: counter!(names::SINK_FAILURES, "sink" => label()),
+            waiting: gauge!(names::SINK_WAITING, "sink" => label()),
+            took: histogram!(names::SINK_WRITE_SECONDS, "sink" => label()),
+            lost: counter!(names::SINK_LOST, "sink" => label()),
+        }
+    }
+
+    /// A batch is written: so many of its events are new, so many were refused.
+    pub fn stored(&self, events: u64, refused: u64, took: Duration) {
+        self.events.increment(events);
+        self.refused.increment(refused);
+        self.batches.increment(u64::from(events > 0));
+        self.took.record(took);
+    }
+
+    /// A try to write failed.
+    pub fn failed(&self) {
+        self.failures.increment(1);
+    }
+
+    /// Events are gone that were not stored.
+    pub fn lost(&self, events: u64) {
+        self.lost.increment(events);
+    }
+
+    /// How many events wait at this moment.
+    pub fn waiting(&self, events: u64) {
+        self.waiting.set(float(events));
+    }
+}
 
 /// What a pipeline counts.
 pub struct PipelineMeter {

@@ -22,6 +22,8 @@ pub const EMBEDDED: &[(&str, &str)] = &[
     ("overview_projects", include_str!("../../config/pipelines/overview_projects.toml")),
     ("overview_telemetry", include_str!("../../config/pipelines/overview_telemetry.toml")),
     ("overview_updates", include_str!("../../config/pipelines/overview_updates.toml")),
+    ("wells_alerts", include_str!("../../config/pipelines/wells_alerts.toml")),
+    ("wells_diagnostics", include_str!("../../config/pipelines/wells_diagnostics.toml")),
 ];
 
 /// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault, `embedded`

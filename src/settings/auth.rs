@@ -16,6 +16,12 @@ use crate::event::Pattern;
 pub struct Secret(String);
 
 impl Secret {
+    /// A text that is to be kept so.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself.
     #[must_use]
     pub fn reveal(&self) -> &str {

@@ -115,7 +115,10 @@ impl Sources {
             let value = default.and_then(|table| setting.kind.read(table.get("value")?));
             match value {
                 Some(value) => {
-                    gathering.values.insert(setting.key.replace('*', DEFAULT_NAMESPACE), value);
+                    // What a sink does not say is as it stands under the star itself.
+                    let own = setting.key.starts_with("sinks.");
+                    let key = if own { setting.key.to_owned() } else { setting.key.replace('*', DEFAULT_NAMESPACE) };
+                    gathering.values.insert(key, value);
                 }
                 None => {
                     gathering.faults.push(Fault::Together(format!("the default of {} is not allowed", setting.key)))
@@ -195,7 +198,7 @@ impl Gathering {
             }
             (Some(setting), None) => {
                 // A secret does not belong into a message, not even a wrong one.
-                let value = if key.starts_with("auth.") { "(not shown)".to_owned() } else { shown.to_owned() };
+                let value = if schema::is_secret(key) { "(not shown)".to_owned() } else { shown.to_owned() };
                 let (expected, default) = (setting.kind.to_string(), setting.default);
                 self.faults.push(Fault::Value { place, key: key.to_owned(), value, expected, default });
             }
@@ -258,10 +261,14 @@ impl Values {
         }
     }
 
-    /// The value of a key; of a namespace that does not say, the default namespace's. The table holds every key asked for, and a test asks for all of them.
+    /// The value of a key; of a namespace that does not say, the default namespace's; of a sink, that of all sinks. The table holds every key asked for, and a test asks for all of them.
     fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key).or_else(|| {
-            let (_, name) = key.strip_prefix("rooms.")?.rsplit_once('.')?;
+            let (group, name) = key.rsplit_once('.')?;
+            if group.starts_with("sinks.") {
+                return self.0.get(&format!("sinks.*.{name}"));
+            }
+            group.strip_prefix("rooms.")?;
             self.0.get(&format!("rooms.{DEFAULT_NAMESPACE}.{name}"))
         })
     }

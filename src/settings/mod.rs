@@ -7,6 +7,7 @@ pub mod auth;
 pub mod load;
 pub mod reload;
 pub mod schema;
+pub mod sinks;
 pub mod surfaces;
 pub mod value;
 
@@ -23,8 +24,9 @@ use tidegate_actors::OnFull;
 pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
+pub use self::sinks::Sinks;
 pub use self::surfaces::{Surface, Surfaces};
-use crate::event::Ack;
+use crate::event::{Ack, Pattern, RoomName};
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.
 const PIPELINES_DIR: &str = "config/pipelines";
@@ -47,6 +49,7 @@ pub struct Settings {
     pub host: Host,
     pub generator: Generator,
     pub pipelines: Pipelines,
+    pub sinks: Sinks,
     pub metrics_public: bool,
     pub audit: Audit,
     pub tracing: Tracing,
@@ -110,6 +113,8 @@ pub struct Retention {
 pub struct Rooms {
     default: Arc<Namespace>,
     named: HashMap<String, Arc<Namespace>>,
+    /// For whom events are kept beyond their room's retention until they are done with them, and of which rooms.
+    holders: Arc<[(Arc<str>, Vec<Pattern>)]>,
 }
 
 impl Rooms {
@@ -117,6 +122,13 @@ impl Rooms {
     #[must_use]
     pub fn of(&self, namespace: &str) -> Arc<Namespace> {
         Arc::clone(self.named.get(&namespace.to_lowercase()).unwrap_or(&self.default))
+    }
+
+    /// For whom a room's events are kept beyond its retention until they are done with them.
+    #[must_use]
+    pub fn holders_of(&self, room: &RoomName) -> Vec<Arc<str>> {
+        let wanting = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(room));
+        self.holders.iter().filter(|(_, patterns)| wanting(patterns)).map(|(name, _)| Arc::clone(name)).collect()
     }
 }
 
@@ -238,6 +250,7 @@ impl Settings {
 
     fn from_values(v: &Values, faults: &mut Vec<Fault>) -> Option<Self> {
         let auth = auth::read(v, faults);
+        let sinks = sinks::read(v, faults);
         let limits = limits(v, faults);
         if limits.body_bytes > limits.bodies_bytes {
             faults.push(Fault::Together(
@@ -262,7 +275,7 @@ impl Settings {
             },
             log: log(v)?,
             auth,
-            rooms: rooms(v),
+            rooms: rooms(v, &sinks),
             limits,
             heartbeat: Heartbeat {
                 interval: v.time("heartbeat.interval"),
@@ -290,6 +303,7 @@ impl Settings {
                 mailbox_messages: v.length("pipelines.mailbox_messages"),
                 mailbox_bytes: v.length("pipelines.mailbox_bytes"),
             },
+            sinks,
             metrics_public: v.flag("metrics.public"),
             audit: Audit {
                 file: v.text_if_given("audit.file").map(PathBuf::from),
@@ -318,6 +332,10 @@ fn check_level(level: &str, faults: &mut Vec<Fault>) {
 
 /// `scheme://host` or `scheme://host:port`.
 fn is_origin(text: &str) -> bool {
+    if text == "null" {
+        // What a page says that was opened as a file.
+        return true;
+    }
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.is_some_and(|rest| {
         !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte))
@@ -340,7 +358,7 @@ fn log(v: &Values) -> Option<Log> {
     })
 }
 
-fn rooms(v: &Values) -> Rooms {
+fn rooms(v: &Values, sinks: &Sinks) -> Rooms {
     let namespace = |name: &str| {
         let key = |setting: &str| format!("rooms.{name}.{setting}");
         let on_full = match v.text(&key("on_full")).as_str() {
@@ -366,7 +384,7 @@ fn rooms(v: &Values) -> Rooms {
         })
     };
     let named = v.namespaces().into_iter().map(|name| (name.to_lowercase(), namespace(&name))).collect();
-    Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named }
+    Rooms { default: namespace(schema::DEFAULT_NAMESPACE), named, holders: sinks.holders().collect() }
 }
 
 /// Certificate and key; one without the other is a fault.

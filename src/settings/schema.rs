@@ -3,6 +3,7 @@
 mod auth;
 mod rooms_and_limits;
 mod server;
+mod sinks;
 mod surfaces;
 
 use super::value::Kind;
@@ -35,7 +36,9 @@ const DAY: u64 = 24 * HOUR;
 
 /// All settings, in the order in which `config/default.toml` shows them.
 pub fn all() -> impl Iterator<Item = &'static Setting> + Clone {
-    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS, surfaces::SETTINGS].into_iter().flatten()
+    [server::SETTINGS, auth::SETTINGS, rooms_and_limits::SETTINGS, sinks::SETTINGS, surfaces::SETTINGS]
+        .into_iter()
+        .flatten()
 }
 
 /// Limits that are built into what runs when the daemon starts.
@@ -69,7 +72,7 @@ pub fn is_live(key: &str) -> bool {
         return false;
     }
     match key.split_once('.') {
-        Some(("auth" | "cors" | "overview", _)) => true,
+        Some(("auth" | "cors" | "overview" | "wells", _)) => true,
         Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
         _ => [
             "pipelines.dir",
@@ -83,6 +86,12 @@ pub fn is_live(key: &str) -> bool {
     }
 }
 
+/// Whether a value belongs into no message: it is a secret, or there may be one in it.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
+    key.starts_with("auth.") || key == "sink.database_url"
+}
+
 /// The name under which the namespaces' defaults stand.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -93,7 +102,7 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// What there may be many of, each with a name of its own. Only rooms have one that all others take from.
-const FAMILIES: &[&str] = &["rooms.", "auth.roles.", "auth.users."];
+const FAMILIES: &[&str] = &["rooms.", "auth.roles.", "auth.users.", "sinks."];
 
 /// `rooms.well.conflate` as `rooms.*.conflate`.
 fn wildcard(key: &str) -> Option<String> {
@@ -130,6 +139,7 @@ pub fn render() -> String {
             }
             match group {
                 "auth.roles.*" => text.push_str("\n# A role of your own:\n# [auth.roles.NAME]\n"),
+                "sinks.*" => text.push_str("\n# A sink of your own:\n# [sinks.NAME]\n"),
                 "auth.users.*" => text.push_str("\n# A user who signs in with a password:\n# [auth.users.NAME]\n"),
                 _ => text.push_str(&format!("\n[{}]\n", group.replace('*', DEFAULT_NAMESPACE))),
             }

@@ -40,6 +40,7 @@ pub struct Surfaces {
     pub enabled: Vec<Surface>,
     pub overview: Overview,
     pub metrics: Metrics,
+    pub wells: Wells,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +60,22 @@ pub struct Overview {
 #[allow(missing_docs, reason = "see Settings")]
 pub struct Metrics {
     pub stream_public: bool,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Wells {
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub upgrade_timeout: Duration,
+    pub guests_max: usize,
+    pub guest_message_bytes: usize,
+    pub refusals_max: u32,
+    pub waiting_max: usize,
+    pub recovery_window: Duration,
+    pub recovery_max: usize,
+    pub messages_per_second: u32,
 }
 
 impl Surfaces {
@@ -86,7 +103,12 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
             }
         }
     }
-    Surfaces { enabled, overview: overview(v), metrics: Metrics { stream_public: v.flag("metrics.stream_public") } }
+    Surfaces {
+        enabled,
+        overview: overview(v),
+        metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
+        wells: wells(v),
+    }
 }
 
 fn overview(v: &Values) -> Overview {
@@ -100,5 +122,24 @@ fn overview(v: &Values) -> Overview {
         per_ip_connections_per_hour: own("overview.per_ip_connections_per_hour", "limits.per_ip_connections_per_hour"),
         updates_per_second: count("overview.updates_per_second"),
         messages_per_minute: count(if v.is_given(common) { common } else { "overview.messages_per_minute" }),
+    }
+}
+
+fn wells(v: &Values) -> Wells {
+    // What is set for all streams goes before what this surface has by default.
+    let common = "limits.per_connection_messages_per_second";
+    let per_second = v.number(if v.is_given(common) { common } else { "wells.messages_per_second" });
+    Wells {
+        ping_interval: v.time("wells.ping_interval"),
+        ping_timeout: v.time("wells.ping_timeout"),
+        connect_timeout: v.time("wells.connect_timeout"),
+        upgrade_timeout: v.time("wells.upgrade_timeout"),
+        guests_max: v.length("wells.guests_max"),
+        guest_message_bytes: v.length("wells.guest_message_bytes"),
+        refusals_max: u32::try_from(v.number("wells.refusals_max")).unwrap_or(u32::MAX),
+        waiting_max: v.length("wells.waiting_max"),
+        recovery_window: v.time("wells.recovery_window"),
+        recovery_max: v.length("wells.recovery_max"),
+        messages_per_second: u32::try_from(per_second).unwrap_or(u32::MAX),
     }
 }

@@ -50,25 +50,42 @@ pub(in crate::edge) async fn open<V: Voice>(
     offer: Offer,
     voice: V,
 ) -> Result<Response, Problem> {
-    let said = start(&request)?;
+    if !is_websocket(&request) {
+        return events(edge, caller, request, offer, voice).await;
+    }
+    let (wish, resumed) = wish(&caller, &request, offer)?;
+    let upgrade = upgrade(request).await?;
+    let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+    let session = started.connection.handler();
+    let cursor = session.cursor();
+    let dialect = session.dialect();
+    for message in dialect.voice.greet(resumed, &cursor).await {
+        dialect.say(&message);
+    }
+    Ok(ws::serve(edge, started, upgrade))
+}
+
+/// What a client wishes, and whether it said itself where it begins.
+fn wish(caller: &Caller, request: &Request, offer: Offer) -> Result<(Wish, bool), Problem> {
+    let said = start(request)?;
     let resumed = said.is_some();
     let start = said.unwrap_or(offer.start);
     stream::check_cursor(&offer.patterns, &start)?;
     if !offer.public {
         stream::check_rights(&caller.identity.rights, &offer.patterns)?;
     }
-    let wish = Wish { patterns: offer.patterns, start, contract: offer.contract, own: offer.own };
-    if is_websocket(&request) {
-        let upgrade = upgrade(request).await?;
-        let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
-        let session = started.connection.handler();
-        let cursor = session.cursor();
-        let dialect = session.dialect();
-        for message in dialect.voice.greet(resumed, &cursor).await {
-            dialect.say(&message);
-        }
-        return Ok(ws::serve(edge, started, upgrade));
-    }
+    Ok((Wish { patterns: offer.patterns, start, contract: offer.contract, own: offer.own }, resumed))
+}
+
+/// Starts a connection of Server-Sent Events, whatever else the client would speak.
+pub(in crate::edge) async fn events<V: Voice>(
+    edge: Edge,
+    caller: Caller,
+    request: Request,
+    offer: Offer,
+    voice: V,
+) -> Result<Response, Problem> {
+    let (wish, resumed) = wish(&caller, &request, offer)?;
     let dialect = OverSse::new(voice, request.headers());
     let mut started: Started<_> = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
     let session = started.connection.handler();

@@ -35,8 +35,14 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// An error about a message of the client that was not even looked at, or not understood as a whole. `code` is `rate_limited`, `binary_unsupported`, …
     fn refuse(&mut self, code: &'static str, message: &str, retry: Option<Duration>) -> Message;
 
-    /// Does what a client says over WebSocket; answers go into the dialect by [`OverWebSocket::say`].
-    fn command(serving: &mut Serving<OverWebSocket<Self>>, text: &str) -> impl Future<Output = ()> + Send;
+    /// Does what a client says over WebSocket; answers go into the dialect by [`OverWebSocket::say`]. If nothing is understood here, it is told so.
+    fn command(serving: &mut Serving<OverWebSocket<Self>>, _: &str) -> impl Future<Output = ()> + Send {
+        async {
+            let dialect = serving.connection.handler().dialect();
+            let message = dialect.voice.refuse("unknown_type", "nothing is taken here", None);
+            dialect.say(&message);
+        }
+    }
 
     /// How far messages to it must be apart at least, where they may wait.
     fn pace(&self) -> Option<Duration> {
@@ -167,6 +173,10 @@ impl<V: Voice> OverSse<V> {
     pub(super) fn greet(&mut self, messages: &Messages, cursor: &str) {
         let end = format!("id: {cursor}\n\n");
         let Some((last, before)) = messages.split_last() else {
+            if self.trailer.as_ref().map_or(!self.gathered.is_empty(), |trailer| trailer.is_begun()) {
+                // A notice has said it.
+                return;
+            }
             // An id without data is remembered, and no message (HTML, section 9.2.6).
             return self.put(end.as_bytes());
         };

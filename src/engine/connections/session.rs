@@ -308,9 +308,9 @@ impl<D: Dialect> Session<D> {
                 self.reading = false;
                 match outcome {
                     Ok(events) => self.read_on(&room, head, &events, inbox),
-                    // A pipeline passes over nothing that may be read in a moment.
+                    // A pipeline or a sink passes over nothing that may be read in a moment.
                     Err(error) if self.is_internal() && !matches!(error, LogError::Damaged { .. }) => {
-                        tracing::warn!(room = %room.name(), %error, "a pipeline's history cannot be read now");
+                        tracing::warn!(room = %room.name(), %error, "the history cannot be read now; it is tried again");
                         self.ask_later(inbox);
                     }
                     Err(error) => self.skip_unreadable(&room, &error),

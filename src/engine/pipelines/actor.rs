@@ -13,15 +13,16 @@ use tidegate_actors::{Batch, Bounds, Census, Fault, Flow, Handler, Inbox, Mailbo
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::journal::{Journal, JournalError, Kept, Run, Step};
 use super::outbox::Outbox;
 use super::positions::{Hindrance, advance_to};
 use super::status::Status;
-use super::tap::{Taken, Tap, Wish};
 use super::{Order, recovery};
 use crate::clock;
+use crate::engine::journal::{Journal, JournalError, Kept, Step, note};
 use crate::engine::rooms::Rooms;
-use crate::event::{Event, RoomName};
+use crate::engine::tap::{Reader, Taken, Tap, Wish};
+use crate::event::RoomName;
+use crate::metrics::record;
 use crate::pipelines::machine::inputs;
 use crate::pipelines::{Definition, Machine, Output, Written};
 use crate::settings;
@@ -110,10 +111,10 @@ impl PipelineActor {
         }
         let definition = self.wanted()?;
         let begun = recovery::begin(&self.rooms, definition, &self.status).await?;
-        let name = &self.status.name;
+        let who = reader(&self.status.name);
         let patterns = inputs(begun.machine.definition());
         let wish = Wish { patterns: &patterns, positions: begun.positions.clone() };
-        let mut tap = Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, name, wish).await?;
+        let mut tap = Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, who, wish).await?;
         let positions = tap.positions();
         let mut work = Work {
             machine: begun.machine,
@@ -143,7 +144,8 @@ impl PipelineActor {
         work.machine = machine;
         let patterns = inputs(work.machine.definition());
         let wish = Wish { patterns: &patterns, positions: Some(positions) };
-        work.tap = Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, &self.status.name, wish).await?;
+        work.tap =
+            Tap::open(&self.rooms, self.bounds(), &self.census, &self.orders, reader(&self.status.name), wish).await?;
         work.positions = work.tap.positions();
         work.keep(&self.rooms, &self.status).await?;
         self.work = Some(work);
@@ -362,16 +364,8 @@ impl Work {
     }
 }
 
-/// Enters an event into the runs of a step.
-fn note(runs: &mut Vec<Run>, event: &Event, whole: bool) {
-    let room = event.room.name().as_str();
-    match runs.last_mut() {
-        Some(run) if run.room == room && whole => {
-            run.last = event.seq;
-            run.count += 1;
-        }
-        _ => runs.push(Run { room: room.to_owned(), first: event.seq, last: event.seq, count: 1 }),
-    }
+fn reader(name: &str) -> Reader<'_> {
+    Reader { meter: &record::PIPELINE, name }
 }
 
 impl Handler for PipelineActor {

@@ -1,15 +1,12 @@
 //! Running pipelines: one actor each, which follows rooms like any other reader, has its [`Machine`](crate::pipelines::Machine) work, and publishes what comes out. Exactly once from log to log.
 //!
-//! [`Pipelines`] is the table of them: starts, replaces and stops them. `actor` is a pipeline at work, `journal` what it writes down of each of its steps, `recovery` how it comes to itself
-//! again, `tap` how it reads rooms, `outbox` how its events get to their rooms. What pipelines compute is not known here.
+//! [`Pipelines`] is the table of them: starts, replaces and stops them. `actor` is a pipeline at work, `recovery` how it comes to itself again by its journal, `outbox` how its events get to their rooms. What pipelines compute is not known here.
 
 mod actor;
-mod journal;
 mod outbox;
 mod positions;
 mod recovery;
 mod status;
-mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -2,8 +2,8 @@
 
 use tidegate_actors::Fault;
 
-use super::journal::JournalError;
-use super::tap::TapError;
+use crate::engine::journal::JournalError;
+use crate::engine::tap::TapError;
 use crate::event::{Pattern, RoomName};
 
 /// Why a pipeline cannot go on now.

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::journal::{Found, Journal, JournalError, Step};
 use super::outbox::Outbox;
 use super::positions::{Hindrance, advance_to, wants};
 use super::status::Status;
 use crate::clock;
+use crate::engine::journal::{Found, Journal, JournalError, Step};
 use crate::engine::rooms::{Rooms, Start};
 use crate::event::{Event, NewEvent, Pattern, RoomName};
 use crate::pipelines::machine::inputs;
@@ -33,8 +33,8 @@ pub(super) struct Begun {
 
 /// Brings a pipeline to where it was, and on to its definition of today.
 pub(super) async fn begin(rooms: &Rooms, definition: Definition, status: &Status) -> Result<Begun, Hindrance> {
-    let mut journal =
-        Journal::open(rooms, &definition.name).map_err(|error| Hindrance::Definition(error.to_string()))?;
+    let mut journal = Journal::open(rooms, &format!("pipeline:{}", definition.name))
+        .map_err(|error| Hindrance::Definition(error.to_string()))?;
     let found = match journal.read(rooms).await {
         Ok(found) => found,
         Err(error @ JournalError::Log(_)) => return Err(error.into()),

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::history::Start;
 use super::publish::{Publish, PublishError, Receipt};
-use super::recent::Recent;
+use super::recent::{Origin, Recent};
 use super::room::{Joined, Member, Order, Room, Subscriber, Terms};
 use super::sequencer::Sequencer;
 use super::state::RoomState;
@@ -90,6 +90,7 @@ impl RoomActor {
     async fn publish(&mut self, mut publish: Publish) {
         let received = publish.events.len();
         let known = self.drop_known(&mut publish.events);
+        let repeated = |first: u64| known.iter().map(|(place, origin)| (*place, origin.seq(first))).collect();
         let duplicates = received - publish.events.len();
         let permits = self.rooms.log().permits(publish.events.len().max(1));
         // A place in the log first: no number is spent on what cannot be kept.
@@ -97,18 +98,20 @@ impl RoomActor {
             return publish.refuse(PublishError::Log(error));
         }
         if publish.events.is_empty() {
-            let seq = known.unwrap_or(0);
+            let repeated: Vec<(usize, u64)> = repeated(0);
+            let seq = repeated.first().map_or(0, |(_, seq)| *seq);
             self.room.meter.published(0, duplicates);
             // The first publish may still be on its way to the disk: this waits behind it, so that its answer is worth as much.
             let logged = self.keep(&SmallVec::new(), publish.ack, permits);
-            return publish.answer(Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, logged });
+            return publish.answer(Receipt { count: 0, first_seq: seq, last_seq: seq, duplicates, repeated, logged });
         }
         let (events, logged) = self.number(&mut publish.events, publish.ack, permits);
         let (first_seq, last_seq) = (events[0].seq, events[events.len() - 1].seq);
         let count = events.len();
         self.fresh.extend(events);
         self.room.meter.published(count, duplicates);
-        publish.answer(Receipt { count, first_seq, last_seq, duplicates, logged });
+        let repeated = repeated(first_seq);
+        publish.answer(Receipt { count, first_seq, last_seq, duplicates, repeated, logged });
     }
 
     /// Reserves a place in the log. Readers do not wait for it: what is numbered is delivered first. When the log had no place for one publish of a batch, the others do not wait for it again.
@@ -133,21 +136,30 @@ impl RoomActor {
         reserved
     }
 
-    /// Takes out events whose id is known, also of those that stand twice in one publish; the seq of the first such.
-    fn drop_known(&mut self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) -> Option<u64> {
+    /// Takes out events whose id is known, also of those that stand twice in one publish; their places, and what each repeats.
+    fn drop_known(&mut self, events: &mut SmallVec<[crate::event::NewEvent; 1]>) -> Vec<(usize, Origin)> {
         if events.iter().all(|event| event.id.is_none()) || self.room.settings().idempotency_window.is_zero() {
-            return None;
+            return Vec::new();
         }
         self.forget_old(clock::now_ms());
-        let mut first = None;
-        let mut here = std::collections::HashSet::new();
+        let (mut known, mut here) = (Vec::new(), std::collections::HashMap::new());
+        let (mut place, mut kept) = (0, 0);
         events.retain(|event| {
-            let Some(id) = &event.id else { return true };
-            let seq = self.recent.seq_of(id);
-            first = first.or(seq);
-            seq.is_none() && here.insert(id.clone())
+            let origin = event.id.as_ref().and_then(|id| {
+                if let Some(seq) = self.recent.seq_of(id) {
+                    return Some(Origin::Before(seq));
+                }
+                let first = *here.entry(id.clone()).or_insert(kept);
+                (first != kept).then_some(Origin::Here(first))
+            });
+            place += 1;
+            match origin {
+                Some(origin) => known.push((place - 1, origin)),
+                None => kept += 1,
+            }
+            origin.is_none()
         });
-        first
+        known
     }
 
     /// Numbers events and hands them to the log and to the tail.

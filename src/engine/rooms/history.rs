@@ -143,6 +143,35 @@ impl Room {
         }
     }
 
+    /// The newest events, oldest first, from memory and from the disk.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub async fn newest(&self, count: usize) -> Result<Vec<Arc<Event>>, LogError> {
+        let (mut after, _) = self.begin(Start::Tail(count as u64));
+        let (head, mut events) = (self.head(), Vec::new());
+        while after < head {
+            let some = self.read_wait(after, count).await?;
+            let Some(last) = some.last() else { break };
+            after = last.seq;
+            events.extend(some);
+        }
+        // What has come meanwhile is newer than what was counted.
+        events.drain(..events.len().saturating_sub(count));
+        Ok(events)
+    }
+
+    /// How many events there are after `after`, in memory and in the log.
+    #[must_use]
+    pub fn count_after(&self, after: u64) -> u64 {
+        if self.head() <= after {
+            return 0;
+        }
+        let Some(index) = self.index() else { return self.tail.lock().count_after(after) as u64 };
+        let (in_log, last) = index.count_after(after);
+        in_log + self.tail.lock().count_after(after.max(last)) as u64
+    }
+
     /// The first seq in memory; one above the head if there is none.
     #[must_use]
     pub fn memory_begins(&self) -> u64 {

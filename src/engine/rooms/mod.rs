@@ -134,6 +134,16 @@ impl Rooms {
         self.0.rooms.iter().map(|room| Arc::clone(&room)).collect()
     }
 
+    /// The rooms in memory that one of these patterns means.
+    #[must_use]
+    pub fn in_memory_of(&self, patterns: &[Pattern]) -> Vec<Arc<Room>> {
+        if let [Pattern::Room(name)] = patterns {
+            return self.in_memory(name).into_iter().collect();
+        }
+        let wanted = |name: &RoomName| patterns.iter().any(|pattern| pattern.matches(name));
+        self.0.rooms.iter().filter(|room| wanted(room.key())).map(|room| Arc::clone(&room)).collect()
+    }
+
     /// A room, if it is in memory.
     #[must_use]
     pub fn in_memory(&self, name: &RoomName) -> Option<Arc<Room>> {
@@ -153,6 +163,11 @@ impl Rooms {
             return self.get_or_create(name).map(Some);
         }
         Ok(None)
+    }
+
+    /// Whether a room is in memory, or the log holds something of it.
+    fn is_there(&self, name: &RoomName) -> bool {
+        self.0.rooms.contains_key(name) || self.0.log.room(name).is_some_and(|index| index.held().is_some())
     }
 
     /// The names of all rooms that match and that ever had an event or are followed: those in memory and those that only the log knows.
@@ -308,7 +323,15 @@ impl Rooms {
         let mut wanted: Vec<(RoomName, Start)> = Vec::new();
         for pattern in patterns {
             match pattern {
-                Pattern::Room(name) => wanted.push((name.clone(), start.named(name, alone))),
+                Pattern::Room(name) => {
+                    // A part of the daemon brings no room to be: it comes when there is one.
+                    if terms.internal {
+                        self.watch(pattern, subscriber, terms);
+                    }
+                    if !terms.internal || self.is_there(name) {
+                        wanted.push((name.clone(), start.named(name, alone)));
+                    }
+                }
                 Pattern::Prefix(_) => {
                     // First watch, then look: a room that comes to be in between is seen by one of the two.
                     self.watch(pattern, subscriber, terms);

@@ -17,8 +17,24 @@ pub struct Receipt {
     pub last_seq: u64,
     /// Repetitions among what came in.
     pub duplicates: usize,
+    /// Which these were, by their places from 0, and the seqs of those that they repeat.
+    pub repeated: Vec<(usize, u64)>,
     /// Resolves when the log keeps them as asked; none for [`Ack::Memory`].
     pub logged: Option<oneshot::Receiver<()>>,
+}
+
+impl Receipt {
+    /// The seq of each event that came in, in order; of a repetition that of the first.
+    #[must_use]
+    pub fn seqs(&self) -> Vec<u64> {
+        let mut repeated = self.repeated.iter().peekable();
+        let mut fresh = self.first_seq..;
+        let seq_at = |at| match repeated.next_if(|(place, _)| *place == at) {
+            Some((_, seq)) => *seq,
+            None => fresh.next().unwrap_or(u64::MAX),
+        };
+        (0..self.count + self.duplicates).map(seq_at).collect()
+    }
 }
 
 /// Why a publish was refused.

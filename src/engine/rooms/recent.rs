@@ -6,6 +6,25 @@ use std::collections::{HashMap, VecDeque};
 
 use smol_str::SmolStr;
 
+/// What a repetition repeats.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// An event that is published already, by its seq.
+    Before(u64),
+    /// One of the same publish: which of those that are kept of it, from 0.
+    Here(u64),
+}
+
+impl Origin {
+    /// Its seq, where `first` is that of the first event that is kept.
+    pub(super) fn seq(self, first: u64) -> u64 {
+        match self {
+            Self::Before(seq) => seq,
+            Self::Here(at) => first + at,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     seqs: HashMap<SmolStr, u64, ahash::RandomState>,

@@ -266,7 +266,9 @@ impl Room {
         // What the log does not have yet is at the end of the tail.
         let unlogged = tail.after(held.last, usize::MAX, usize::MAX).len() as u64;
         let count = held.count + unlogged;
-        Some((held.first, self.settings.retention.count.map_or(count, |max| count.min(max))))
+        // More than that the log keeps only for somebody who still needs it.
+        let bound = self.settings.retention.count.filter(|max| held.count <= *max);
+        Some((held.first, bound.map_or(count, |max| count.min(max))))
     }
 
     /// The log its history is in.

@@ -94,6 +94,12 @@ impl Tail {
         fitting.cloned().collect()
     }
 
+    /// How many events after `after` are here.
+    #[must_use]
+    pub fn count_after(&self, after: u64) -> usize {
+        self.events.len() - self.events.partition_point(|event| event.seq <= after)
+    }
+
     /// Whether this very seq is here.
     #[must_use]
     pub fn holds(&self, seq: u64) -> bool {

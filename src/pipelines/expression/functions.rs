@@ -3,7 +3,7 @@
 use super::Failure;
 use super::evaluate::{Answer, Run};
 use super::node::Node;
-use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED, TEXT, Text, Value, Wants};
+use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED, TEXT, TREE, Text, Value, Wants};
 use crate::pipelines::record::number_text;
 use crate::pipelines::why::Why;
 
@@ -42,6 +42,7 @@ pub(super) enum Function {
     Exp,
     Coalesce,
     Rfc3339,
+    Compact,
 }
 
 /// What the compiler must know of a function.
@@ -116,6 +117,7 @@ pub(super) static FUNCTIONS: &[Spec] = &[
     spec("exp", Function::Exp, (1, 1), &[NUMBER], Some(Kind::Number)),
     spec("coalesce", Function::Coalesce, (1, MANY), &[ANY], None),
     spec("rfc3339", Function::Rfc3339, (1, 1), &[NUMBER], Some(Kind::Text)),
+    spec("compact", Function::Compact, (1, 1), &[TREE], None),
 ];
 
 /// The names of all functions.
@@ -157,6 +159,7 @@ pub(super) fn call<'a>(run: &mut Run<'a>, function: Function, args: &'a [Node]) 
         }
         (Function::Coalesce, args) => coalesce(run, args),
         (Function::Rfc3339, [of]) => rfc3339(run, of),
+        (Function::Compact, [of]) => compact(run, of),
         // The compiler has counted them.
         _ => Err(run.failed("a function was given arguments that it does not take")),
     }
@@ -334,4 +337,11 @@ fn coalesce<'a>(run: &mut Run<'a>, args: &'a [Node]) -> Answer<'a> {
         }
     }
     Ok(Value::Null)
+}
+
+/// A list or an object without what is null in it.
+fn compact<'a>(run: &mut Run<'a>, of: &'a Node) -> Answer<'a> {
+    let value = run.eval(of)?;
+    run.spend(value.count().unwrap_or(0))?;
+    value.compact().ok_or_else(|| run.wrong(of, TREE, &value))
 }

@@ -115,7 +115,7 @@ pub(super) enum Value<'a> {
     Tree(&'a Json),
     /// A list that was made.
     List(Rc<Vec<Value<'a>>>),
-    /// An object that was made. Its names stand in the expression.
+    /// An object that was made. Its names stand in the expression or in the event.
     Object(Rc<BTreeMap<&'a str, Value<'a>>>),
 }
 
@@ -176,6 +176,26 @@ impl<'a> Value<'a> {
             Self::Object(fields) => Some(Box::new(fields.keys().map(|&name| Value::Text(Text::Given(name))))),
             _ => None,
         }
+    }
+
+    /// A list or an object without what is null in it; `None` of anything else.
+    pub(super) fn compact(&self) -> Option<Self> {
+        let fields = match self {
+            Self::Tree(Json::Object(fields)) => fields
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name.as_str(), Self::of(value)))
+                .collect(),
+            Self::Object(fields) => {
+                let full = fields.iter().filter(|(_, value)| !matches!(value, Self::Null));
+                full.map(|(name, value)| (*name, value.clone())).collect()
+            }
+            list => {
+                let full = list.items()?.filter(|item| !matches!(item, Self::Null));
+                return Some(Self::list(full.collect()));
+            }
+        };
+        Some(Self::Object(Rc::new(fields)))
     }
 
     /// What lies under a name of an object, or at a position of a list.

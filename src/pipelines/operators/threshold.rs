@@ -9,8 +9,8 @@
 //! alarms have the clock's times.
 //!
 //! Late: a value that happened before the last one seen of its key would judge the present by the past: it is not judged and is a dead letter. A value that claims to be from the future
-//! therefore makes its key deaf until then. Missing or wrong: an event without the number, or whose `by` gives no text, number or flag, is a dead letter, and so is that of a key over
-//! `keys_max`.
+//! therefore makes its key deaf until then. With `time = "arrival"` values happen when they arrive, and none is late. Missing or wrong: an event without the number, or whose `by` gives no
+//! text, number or flag, is a dead letter, and so is that of a key over `keys_max`. With `missing = "skip"` an event without the number, or with `null`, is passed over.
 //!
 //! Bounds: `keys_max` keys of about 250 bytes. A key that was not heard of for `keys_idle` is forgotten, but not while it has an alarm or waits for one. With `no_data` no key is ever
 //! forgotten: `keys_idle` does not apply, since to forget a silent key would be to miss what is asked for.
@@ -28,7 +28,7 @@ use crate::pipelines::by::By;
 use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
 use crate::pipelines::operator::{self, BadState, Context, Next, Operator};
-use crate::pipelines::record::{Record, number_value};
+use crate::pipelines::record::{Got, Record, number_value};
 use crate::pipelines::section::Section;
 use crate::pipelines::why::Why;
 
@@ -43,6 +43,10 @@ struct Threshold {
     /// The number, where levels are given.
     field: Option<Field>,
     limits: Limits,
+    /// Whether values are in the order of their arrival, whatever they say of their time.
+    by_arrival: bool,
+    /// Whether an event without the number goes by.
+    skip: bool,
     told: Told,
     /// What becomes of the watched events.
     next: Next,
@@ -76,6 +80,8 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let (clear_above, clear_below) = (section.number_if_given("clear_above"), section.number_if_given("clear_below"));
     let (hold_ms, hold_clear_ms) = (section.time_or("hold", 0), section.time_or("hold_clear", 0));
     let no_data_ms = section.time_if_given("no_data");
+    let by_arrival = section.choice("time", &["event", "arrival"], Some("event")) == "arrival";
+    let skip = section.choice("missing", &["dead_letter", "skip"], Some("dead_letter")) == "skip";
     let expect: Vec<SmolStr> = section.texts("expect").into_iter().map(SmolStr::from).collect();
     let judges = section.has("above") || section.has("below");
     let field = if judges { Some(section.field("field")) } else { section.field_if_given("field") };
@@ -126,6 +132,8 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
         by,
         field,
         limits: Limits { levels, hold_ms, hold_clear_ms, no_data_ms },
+        by_arrival,
+        skip,
         told,
         next,
         begun: expect.is_empty(),
@@ -218,10 +226,11 @@ impl Operator for Threshold {
         }
         let mut changes = Changes::new();
         watch.heard(now_ms, &mut changes);
-        let happened_ms = record.timestamp_ms;
+        let happened_ms = if self.by_arrival { now_ms } else { record.timestamp_ms };
         let next = match &self.field {
             None => self.next,
             Some(field) => match record.number(field) {
+                Err(Got::Missing | Got::Null) if self.skip => self.next,
                 Err(_) => cx.reject_field(record, field, "a number"),
                 Ok(_) if happened_ms < watch.seen_ms() => {
                     cx.reject(record, "timestamp", Why::Late { by_ms: watch.seen_ms() - happened_ms })

@@ -1,7 +1,7 @@
 //! The settings of surfaces.
 
 use super::super::value::Kind;
-use super::{Setting, setting};
+use super::{DAY, GIB, HOUR, KIB, Setting, setting};
 
 /// In the order in which they are shown.
 pub(super) const SETTINGS: &[Setting] = &[
@@ -34,5 +34,71 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Count(0, 1000),
         "10",
         "Messages a second to one reader of its overview or telemetry; more wait, and nothing is lost. 0 means no limit.",
+    ),
+    setting(
+        "wells.ping_interval",
+        Kind::Time(100, HOUR),
+        "\"25s\"",
+        "How often a Socket.IO client is asked whether it lives.",
+    ),
+    setting(
+        "wells.ping_timeout",
+        Kind::Time(50, HOUR),
+        "\"20s\"",
+        "How long a Socket.IO client may take to say so before it is disconnected.",
+    ),
+    setting(
+        "wells.connect_timeout",
+        Kind::Time(100, HOUR),
+        "\"10s\"",
+        "How long a Socket.IO client may take to sign in.",
+    ),
+    setting(
+        "wells.upgrade_timeout",
+        Kind::Time(100, HOUR),
+        "\"10s\"",
+        "How long a Socket.IO client that polls may take to go over to a WebSocket that it tries; it polls on if it does not.",
+    ),
+    setting(
+        "wells.guests_max",
+        Kind::Count(1, 10_000_000),
+        "2000",
+        "Socket.IO clients at once that have not signed in yet; more are told to come back.",
+    ),
+    setting(
+        "wells.guest_message_bytes",
+        Kind::Size(KIB, GIB),
+        "\"16KiB\"",
+        "What a Socket.IO client that has not signed in yet may send at once: no more than a token needs.",
+    ),
+    setting(
+        "wells.refusals_max",
+        Kind::Count(1, 1_000_000),
+        "5",
+        "Times that a Socket.IO client may be refused on one connection before it is disconnected.",
+    ),
+    setting(
+        "wells.waiting_max",
+        Kind::Count(16, 1_000_000),
+        "1024",
+        "Packets that may wait for the next poll of a Socket.IO client, beside what is in its mailbox; over it the client is disconnected.",
+    ),
+    setting(
+        "wells.recovery_window",
+        Kind::Time(0, DAY),
+        "\"2m\"",
+        "How long a Socket.IO client whose connection broke off may come back to where it stood; 0 switches that off.",
+    ),
+    setting(
+        "wells.recovery_max",
+        Kind::Count(0, 10_000_000),
+        "10000",
+        "Socket.IO clients at once that may come back; beyond it those that have been away longest begin anew.",
+    ),
+    setting(
+        "wells.messages_per_second",
+        Kind::Count(0, 1_000_000),
+        "10",
+        "Messages a second that one Socket.IO client may send; 0 means no limit. limits.per_connection_messages_per_second counts instead where it is set.",
     ),
 ];

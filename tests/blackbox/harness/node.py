@@ -84,3 +84,19 @@ class SioJs(Script):
         """Subscribes; what it was answered."""
         self.emit("subscribe", {"well_id": well, **more})
         return self.event("subscribed")[0]
+
+
+class EventSourceJs(Script):
+    """The real eventsource package; it follows events of these names."""
+
+    def __init__(self, url, names):
+        super().__init__("eventsource.mjs")
+        self.do("open", url=url, names=names)
+
+    def what(self, what, timeout=WAIT):
+        """The next thing of this kind."""
+        return self.next(lambda told: told["what"] == what, timeout)
+
+    def event(self, name, timeout=WAIT):
+        """The next event of this name: `id` and `data`."""
+        return self.next(lambda told: told["what"] == "event" and told["name"] == name, timeout)

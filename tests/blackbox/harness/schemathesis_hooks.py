@@ -44,6 +44,8 @@ def before_call(_context, case, _kwargs):
         return
     if case.operation.path == "/v1/rooms/{room}/state":
         case.path_parameters["room"] = "wells"  # few rooms have a state
+    if case.operation.path == "/v1/sinks/{name}/events":
+        case.path_parameters["name"] = "wells"  # there are two
     if case.operation.path == "/v1/connections/{id}":
         case.path_parameters["id"] = connection() or case.path_parameters["id"]
     if case.query:

@@ -1,4 +1,4 @@
-//! How a pipeline reads rooms: as any reader does, by a session with its bounded mailbox, which falls behind and reads on from the log when it is full. Only what comes out is no bytes for
+//! How a pipeline or a sink reads rooms: as any reader does, by a session with its bounded mailbox, which falls behind and reads on from the log when it is full. Only what comes out is no bytes for
 //! a socket but the events themselves, in the order in which they are to be worked on.
 
 use std::future::Future;
@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tidegate_actors::{Bounds, Census, Fault, Light, Mailbox, OnFull, Policy, Window};
+use tidegate_actors::{Bounds, Census, Fault, Light, Mailbox, Message, OnFull, Policy, Window};
 
-use super::Order;
 use crate::auth::Identity;
 use crate::auth::identity::{Credential, Rights};
 use crate::clock;
@@ -20,15 +19,15 @@ use crate::engine::connections::{Dialect, Notice, Session};
 use crate::engine::rooms::{PublishError, Rooms, StartAt, Subscriber};
 use crate::event::{Cursor, Event, Pattern, RoomName};
 use crate::limits::StreamPlaces;
-use crate::metrics::record;
+use crate::metrics::record::TransportMeter;
 
 /// How much is taken from the mailbox at once.
 const WINDOW: Window = Window { messages: 1024, bytes: 1 << 20 };
-/// Readers' numbers of pipelines lie above those of connections.
+/// Numbers of readers within the daemon lie above those of connections.
 const FIRST_ID: u64 = 1 << 62;
 static NEXT_ID: AtomicU64 = AtomicU64::new(FIRST_ID);
 
-/// What a pipeline is given.
+/// What the reader is given.
 #[derive(Debug)]
 pub(super) enum Taken {
     /// An event.
@@ -37,10 +36,16 @@ pub(super) enum Taken {
     Missed { room: RoomName, after: u64, first_seq: u64 },
 }
 
-/// What a pipeline reads, and where it goes on; `None` for what comes next.
+/// What it reads, and where it goes on; `None` for what comes next.
 pub(super) struct Wish<'w> {
     pub(super) patterns: &'w [Pattern],
     pub(super) positions: Option<Vec<(RoomName, u64)>>,
+}
+
+/// Who reads: what it is and its name.
+pub(super) struct Reader<'n> {
+    pub(super) meter: &'static TransportMeter,
+    pub(super) name: &'n str,
 }
 
 /// Gathers events instead of bytes.
@@ -74,16 +79,16 @@ impl Dialect for Gather {
     }
 }
 
-/// A pipeline's reading side.
+/// The reading side.
 pub(super) struct Tap {
     light: Light<Session<Gather>>,
     waker: Waker,
 }
 
-/// Wakes the pipeline's actor when something has come in.
-struct TickWaker(Mailbox<Order>);
+/// Wakes the reader's actor when something has come in.
+struct TickWaker<M: Message>(Mailbox<M>);
 
-impl Wake for TickWaker {
+impl<M: Message> Wake for TickWaker<M> {
     fn wake(self: Arc<Self>) {
         self.0.tick();
     }
@@ -91,19 +96,21 @@ impl Wake for TickWaker {
 
 impl Tap {
     /// Begins to follow, after the positions where they name a room, else as `start` says.
-    pub(super) async fn open(
+    pub(super) async fn open<M: Message>(
         rooms: &Rooms,
         bounds: Bounds,
         census: &Census,
-        orders: &Mailbox<Order>,
-        name: &str,
+        wakes: &Mailbox<M>,
+        who: Reader<'_>,
         wish: Wish<'_>,
     ) -> Result<Self, TapError> {
+        let Reader { meter, name } = who;
+        let name = format!("{} {name}", meter.name);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let (mailbox, inbox) = Mailbox::new(bounds);
         // It is part of the daemon and may read everything; nobody outside can take this identity.
         let identity = Identity {
-            subject: format!("pipeline {name}").into(),
+            subject: name.as_str().into(),
             credential: Credential::Key { hash: [0; 32] },
             roles: Vec::new(),
             rights: Rights::all(),
@@ -111,26 +118,25 @@ impl Tap {
         };
         let who = Who {
             identity: Arc::new(identity),
-            peer: format!("pipeline {name}"),
+            peer: name,
             ip: None,
             places: StreamPlaces::default(),
             kill: Kill::default(),
         };
-        let meter = &record::PIPELINE;
         let profile = Arc::new(Profile::new(id, meter.name, clock::now_ms(), who));
         let subscriber = Arc::new(Subscriber { id, mailbox });
         let session = Session::new(rooms.clone(), subscriber, profile, Gather::default(), meter, usize::MAX);
         let mut light = Light::start(session, inbox, WINDOW, census).await.map_err(TapError::Actor)?;
         let Wish { patterns, positions } = wish;
         let start = positions.map_or(StartAt::Live, |positions| StartAt::After(Cursor::Rooms(positions)));
-        // Whatever a room's own policy: a pipeline that is slow reads on from the log.
+        // Whatever a room's own policy: a reader that is slow reads on from the log.
         let contract = Contract { on_slow: Some(OnSlow::CatchUp), internal: true, ..Contract::default() };
         debug_assert_eq!(contract.terms().policy, Some(Policy::on_full(OnFull::CatchUp)));
         light.handler().begin(patterns, &start, Some(Arc::new(contract))).await.map_err(TapError::Rooms)?;
-        Ok(Self { light, waker: Waker::from(Arc::new(TickWaker(orders.clone()))) })
+        Ok(Self { light, waker: Waker::from(Arc::new(TickWaker(wakes.clone()))) })
     }
 
-    /// What has come in, if anything; if not, the pipeline's actor is woken when something does.
+    /// What has come in, if anything; if not, its actor is woken when something does.
     pub(super) fn take(&mut self) -> Result<Option<Vec<Taken>>, Fault> {
         let mut cx = Context::from_waker(&self.waker);
         match pin!(self.light.next()).poll(&mut cx) {
@@ -156,7 +162,7 @@ impl Tap {
     }
 }
 
-/// Why a pipeline cannot read.
+/// Why it cannot read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TapError {
     #[error("its reader cannot be started: {0}")]

@@ -1,5 +1,6 @@
-//! A pipeline's journal: a room of the log that nobody else sees. A step is written down before its outputs are published: which events were taken in which order, and how far the clock
-//! went. With the state as it was at some step, and the steps since, the same events give the very same state and the very same outputs again; so the outputs themselves are not written twice.
+//! The journal of a pipeline or a sink: a room of the log that nobody else sees. A pipeline's step is written down before its outputs are published: which events were taken in which order, and how far the clock
+//! went. With the state as it was at some step, and the steps since, the same events give the very same state and the very same outputs again; so the outputs themselves are not written twice. A step of a sink
+//! without a database is a batch.
 //!
 //! ```text
 //! snapshot 0 … snapshot n-1   the definition, the positions, the state: as it was after all before it; everything published
@@ -53,14 +54,14 @@ pub(super) struct Step {
     pub(super) written_ms: u64,
 }
 
-/// A pipeline as it was.
+/// A pipeline or a sink as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub(super) struct Kept {
-    /// Its definition.
+    /// A pipeline's definition.
     pub(super) written: Written,
     /// Its last seq in each room that it follows.
     pub(super) positions: Vec<(String, u64)>,
-    /// Its machine's state.
+    /// Its machine's state, or a sink's totals.
     pub(super) state: Vec<u8>,
 }
 
@@ -83,7 +84,7 @@ pub(super) struct Found {
     pub(super) settled: bool,
 }
 
-/// A pipeline's journal.
+/// A journal.
 #[derive(Debug)]
 pub(super) struct Journal {
     key: RoomKey,
@@ -96,9 +97,9 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// The journal of a pipeline of this name.
+    /// The journal of this name.
     pub(super) fn open(rooms: &Rooms, name: &str) -> Result<Self, NameError> {
-        let name = RoomName::internal(&format!("pipeline:{name}"))?;
+        let name = RoomName::internal(name)?;
         let index = rooms.log().room_or_create(&name, 0);
         let exact = index.numbered_here() || rooms.log().was_clean();
         let sequencer = Sequencer::after(index.numbered(), rooms.log().floor(), exact);
@@ -215,6 +216,18 @@ impl Journal {
         self.index.note_numbered(last);
         let _ = log.append_reserved(&self.index, events, Ack::Memory, permits);
         Ok(last)
+    }
+}
+
+/// Enters an event into the runs of a step.
+pub(super) fn note(runs: &mut Vec<Run>, event: &Event, whole: bool) {
+    let room = event.room.name().as_str();
+    match runs.last_mut() {
+        Some(run) if run.room == room && whole => {
+            run.last = event.seq;
+            run.count += 1;
+        }
+        _ => runs.push(Run { room: room.to_owned(), first: event.seq, last: event.seq, count: 1 }),
     }
 }
 
