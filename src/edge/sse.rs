@@ -15,7 +15,7 @@ use super::Edge;
 use super::caller::Caller;
 use super::dialects::sse::Sse;
 use super::problem::Problem;
-use super::stream::{self, Started, Wish};
+use super::stream::{self, Started, Turn, Wish};
 use crate::clock;
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Dialect, Notice};
@@ -117,6 +117,7 @@ struct Stream<D: Streamed> {
     reconnect_spread: Duration,
     idle: Option<Duration>,
     opened: Instant,
+    turn: Turn,
 }
 
 impl<D: Streamed> Stream<D> {
@@ -140,6 +141,7 @@ impl<D: Streamed> Stream<D> {
             reconnect_spread,
             idle,
             opened: now,
+            turn: None,
         }
     }
 
@@ -161,13 +163,15 @@ impl<D: Streamed> Stream<D> {
         loop {
             tokio::select! {
                 biased;
-                output = self.connection.next() => match output {
+                output = self.connection.next(), if self.turn.is_none() => match output {
                     Ok(Some(bytes)) => {
                         self.written = true;
+                        self.turn = stream::next_turn(&mut self.connection);
                         return Some(bytes);
                     }
                     Ok(None) | Err(_) => return self.end(),
                 },
+                () = stream::turn(&mut self.turn), if self.turn.is_some() => {}
                 () = &mut self.timer => if let Some(bytes) = self.beat() {
                     return Some(bytes);
                 },

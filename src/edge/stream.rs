@@ -1,5 +1,6 @@
 //! `GET /v1/stream`: one URL, three transports. Reads what the client wants, starts its connection's actor, and hands it to the transport.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
+use tokio::time::Sleep;
 
 use super::caller::Caller;
 use super::params::Params;
@@ -18,7 +20,7 @@ use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Contract, Dialect, Notice};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
-use crate::limits::StreamPlaces;
+use crate::limits::{Own, StreamPlaces};
 use crate::metrics::record::{self, TransportMeter};
 
 /// What a stream's client asks for.
@@ -28,6 +30,8 @@ pub(super) struct Wish {
     pub(super) start: StartAt,
     /// How it wants to be served, if it says.
     pub(super) contract: Option<Arc<Contract>>,
+    /// What its surface allows of its own streams.
+    pub(super) own: Option<Own>,
 }
 
 /// Opens a stream.
@@ -112,7 +116,7 @@ fn wish(params: &Params<'_>, header: Option<&str>, rooms_max: usize) -> Result<W
     check_cursor(&patterns, &start)?;
     let contract = contract::Asked::of_query(params).contract()?;
     let start = contract::aligned(start, contract.as_deref());
-    Ok(Wish { patterns, start, contract })
+    Ok(Wish { patterns, start, contract, own: None })
 }
 
 /// Reads names and patterns; empty ones are passed over.
@@ -158,7 +162,7 @@ pub(super) async fn start<D: Dialect>(
 ) -> Result<Started<D>, Problem> {
     check_full(edge)?;
     let brief = meter.name == record::POLL.name;
-    let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief);
+    let places = edge.guards.open_stream(caller.ip, &caller.identity.subject, brief, wish.own.as_ref());
     let places = places.map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)
@@ -226,6 +230,23 @@ pub(super) fn check_cursor_length(cursor: &str, max: usize) -> Result<(), Proble
          use several streams, or WebSocket with a cursor for each subscribe"
     );
     Err(Problem::parameter("rooms", detail))
+}
+
+/// When a connection that is paced may be handed something again; in a box, because most are not.
+pub(super) type Turn = Option<Pin<Box<Sleep>>>;
+
+/// Something was handed out: when the next may be.
+pub(super) fn next_turn<D: Dialect>(connection: &mut Connection<D>) -> Turn {
+    let pace = connection.handler().dialect().pace()?;
+    Some(Box::pin(tokio::time::sleep(pace)))
+}
+
+/// Waits for the turn.
+pub(super) async fn turn(turn: &mut Turn) {
+    if let Some(sleep) = turn {
+        sleep.await;
+    }
+    *turn = None;
 }
 
 /// A time of its own for each client that is sent away, so that they do not all come back at once.

@@ -26,7 +26,7 @@ use super::caller::Caller;
 use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::server::Peer;
-use super::stream::{self, Started, Wish};
+use super::stream::{self, Started, Turn, Wish};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::limits::{MessageRate, Verdict};
@@ -134,6 +134,8 @@ enum What {
     Published(String),
     /// It is time for a heartbeat.
     Beat,
+    /// More may be written.
+    Turn,
     /// The actor has ended.
     Ended,
 }
@@ -160,17 +162,32 @@ pub(in crate::edge) struct Serving<T: Talk> {
     heard: Instant,
     /// When it last said something itself; pongs are its library's.
     said_at: Instant,
+    /// And before that.
+    said_before: Instant,
     /// When it was last asked whether it lives, if it has not answered since.
     asked: Option<Instant>,
     opened: Instant,
     messages: MessageRate,
+    turn: Turn,
 }
 
 impl<T: Talk> Serving<T> {
     fn new(edge: Edge, connection: Connection<T>, member: Member) -> Self {
         let (now, messages) = (Instant::now(), MessageRate::default());
         let publishes = VecDeque::new();
-        Self { edge, connection, member, publishes, heard: now, said_at: now, asked: None, opened: now, messages }
+        Self {
+            edge,
+            connection,
+            member,
+            publishes,
+            heard: now,
+            said_at: now,
+            said_before: now,
+            asked: None,
+            opened: now,
+            messages,
+            turn: None,
+        }
     }
 
     /// Who sends its commands, and what that one may do now: made when it is asked for, because there are many connections and few commands.
@@ -227,7 +244,7 @@ impl<T: Talk> Serving<T> {
                     beat.as_mut().reset(Instant::now() + interval);
                     self.beat(socket).await
                 }
-                What::Write(_) => Next::On,
+                What::Write(_) | What::Turn => Next::On,
                 What::Ended => self.ended(),
             };
         }
@@ -236,14 +253,23 @@ impl<T: Talk> Serving<T> {
     async fn wait(&mut self, socket: &mut WebSocket, beat: Pin<&mut Sleep>) -> What {
         tokio::select! {
             biased;
-            output = self.connection.next() => match output {
-                Ok(Some(messages)) => What::Write(messages),
+            output = self.connection.next(), if self.turn.is_none() => match output {
+                Ok(Some(messages)) => {
+                    self.turn = stream::next_turn(&mut self.connection);
+                    What::Write(messages)
+                }
                 Ok(None) | Err(_) => What::Ended,
             },
+            () = stream::turn(&mut self.turn), if self.turn.is_some() => What::Turn,
             message = socket.recv(), if self.publishes.len() < PUBLISHES => What::Heard(message),
             reply = answered(&mut self.publishes), if !self.publishes.is_empty() => What::Published(reply),
             () = beat => What::Beat,
         }
+    }
+
+    /// What the client just said only answers a heartbeat, as a pong does: that is not counted as a word of its own.
+    pub(in crate::edge) fn only_a_pong(&mut self) {
+        self.said_at = self.said_before;
     }
 
     /// Writes what was gathered beside the actor's own output.
@@ -328,7 +354,7 @@ impl<T: Talk> Serving<T> {
 
     /// Does what a message says, unless there were too many.
     async fn take_message(&mut self, text: &str) -> Next {
-        self.said_at = self.heard;
+        self.said_before = std::mem::replace(&mut self.said_at, self.heard);
         let (second, minute) = T::rates(&self.edge.settings());
         let code = "rate_limited";
         let message = |limit: &str| format!("more messages than {limit} allows");

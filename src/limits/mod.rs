@@ -7,16 +7,18 @@ pub mod places;
 mod publishers;
 mod rates;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use smol_str::SmolStr;
 
 use crate::event::RoomName;
-use crate::settings::Limits as Settings;
+use crate::settings::{Limits as Settings, Surface};
 use places::{Place, Places};
 use publishers::Publishers;
 use rates::Rate;
@@ -43,11 +45,28 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Guards(Arc<Shared>);
 
+/// What a surface allows of its own streams, beside what holds for all; 0 means no limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// The surface.
+    pub surface: Surface,
+    /// Its streams at once of one address, and the setting.
+    pub per_ip: (usize, &'static str),
+    /// New ones an hour of one address, and the setting.
+    pub per_ip_per_hour: (u32, &'static str),
+}
+
+/// A rate of a surface's new streams, with the limit it holds.
+type OwnRate = (u32, Arc<Rate<IpAddr>>);
+
 #[derive(Debug)]
 struct Shared {
     rates: ArcSwap<Rates>,
     by_ip: Places<IpAddr>,
     by_user: Places<SmolStr>,
+    own_by_ip: Places<(Surface, IpAddr)>,
+    /// One for each surface that has such a limit.
+    own_opened: Mutex<HashMap<Surface, OwnRate>>,
     publishers: Publishers,
 }
 
@@ -78,6 +97,8 @@ impl Rates {
 pub struct StreamPlaces {
     _ip: Option<Place<IpAddr>>,
     _user: Option<Place<SmolStr>>,
+    // In a box, because most streams have none.
+    _own: Option<Box<Place<(Surface, IpAddr)>>>,
 }
 
 impl Guards {
@@ -86,7 +107,8 @@ impl Guards {
     pub fn new(settings: Settings) -> Self {
         let rates = ArcSwap::from_pointee(Rates::new(settings));
         let (by_ip, by_user) = (Places::default(), Places::default());
-        Self(Arc::new(Shared { rates, by_ip, by_user, publishers: Publishers::default() }))
+        let (own_by_ip, own_opened) = (Places::default(), Mutex::default());
+        Self(Arc::new(Shared { rates, by_ip, by_user, own_by_ip, own_opened, publishers: Publishers::default() }))
     }
 
     /// Whether an address is that of a trusted proxy.
@@ -100,15 +122,25 @@ impl Guards {
         self.0.rates.store(Arc::new(Rates::new(settings)));
     }
 
-    /// A stream wants to open. `brief` for one that lives for one answer: it counts while it is open, and not as a new one.
+    /// A stream wants to open. `brief` for one that lives for one answer: it counts while it is open, and not as a new one. `own` is what its surface allows.
     ///
     /// # Errors
     /// Which limit it would pass.
-    pub fn open_stream(&self, ip: Option<IpAddr>, subject: &SmolStr, brief: bool) -> Result<StreamPlaces, TooMuch> {
+    pub fn open_stream(
+        &self,
+        ip: Option<IpAddr>,
+        subject: &SmolStr,
+        brief: bool,
+        own: Option<&Own>,
+    ) -> Result<StreamPlaces, TooMuch> {
         let _ip = self.place_of_address(ip)?;
         let StreamPlaces { _user, .. } = self.open_user(subject)?;
+        let _own = match (own, ip) {
+            (Some(own), Some(ip)) => self.take_own(own, ip)?.map(Box::new),
+            _ => None,
+        };
         self.count_new(ip.filter(|_| !brief))?;
-        Ok(StreamPlaces { _ip, _user })
+        Ok(StreamPlaces { _ip, _user, _own })
     }
 
     /// Somebody opens a stream who says later who it is: what its address takes.
@@ -118,7 +150,7 @@ impl Guards {
     pub fn open_address(&self, ip: Option<IpAddr>) -> Result<StreamPlaces, TooMuch> {
         let _ip = self.place_of_address(ip)?;
         self.count_new(ip)?;
-        Ok(StreamPlaces { _ip, _user: None })
+        Ok(StreamPlaces { _ip, ..StreamPlaces::default() })
     }
 
     /// And what it takes once that is known.
@@ -130,7 +162,7 @@ impl Guards {
         let (limit, what) = ("limits.per_user_connections", "connections at once for a user");
         let refusal = TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
         let _user = Some(self.0.by_user.take(subject.clone(), allowed).map_err(|_| refusal)?);
-        Ok(StreamPlaces { _ip: None, _user })
+        Ok(StreamPlaces { _user, ..StreamPlaces::default() })
     }
 
     fn place_of_address(&self, ip: Option<IpAddr>) -> Result<Option<Place<IpAddr>>, TooMuch> {
@@ -148,6 +180,30 @@ impl Guards {
             allowed: rates.settings.per_ip_connections_per_hour as usize,
             retry,
         })
+    }
+
+    /// A place of a surface's own, and one more of its new streams.
+    fn take_own(&self, own: &Own, ip: IpAddr) -> Result<Option<Place<(Surface, IpAddr)>>, TooMuch> {
+        let (allowed, limit) = own.per_ip;
+        let what = "connections at once for an address";
+        let refusal = TooMuch { limit, what, allowed, retry: LOOK_AGAIN };
+        let place = self.0.own_by_ip.take((own.surface, ip), allowed).map_err(|_| refusal)?;
+        let (an_hour, limit) = own.per_ip_per_hour;
+        let rate = {
+            let mut rates = self.0.own_opened.lock();
+            let fresh = || {
+                let limit = NonZeroU32::new(an_hour).map(|count| (count, Duration::from_secs(3600)));
+                (an_hour, Arc::new(Rate::new(limit)))
+            };
+            let known = rates.entry(own.surface).or_insert_with(fresh);
+            if known.0 != an_hour {
+                *known = fresh();
+            }
+            Arc::clone(&known.1)
+        };
+        let what = "new connections an hour for an address";
+        rate.check(&ip).map_err(|retry| TooMuch { limit, what, allowed: an_hour as usize, retry })?;
+        Ok(Some(place))
     }
 
     /// Somebody wants to sign in.
@@ -200,5 +256,6 @@ impl Guards {
         rates.opened.forget();
         rates.logins.forget();
         rates.publishes.forget();
+        self.0.own_opened.lock().values().for_each(|(_, rate)| rate.forget());
     }
 }

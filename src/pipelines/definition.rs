@@ -52,6 +52,8 @@ pub struct Definition {
     pub from: Vec<Pattern>,
     /// Of their events only those of these kinds; all where there is none.
     pub kinds: Vec<SmolStr>,
+    /// And not those of these.
+    pub except_kinds: Vec<SmolStr>,
     /// Whether it begins, the first time, with what the rooms hold already.
     pub from_beginning: bool,
     /// Whether it runs.
@@ -89,7 +91,8 @@ impl Definition {
     /// Whether it works on events of this kind; those of others go by.
     #[must_use]
     pub fn wants(&self, kind: &str) -> bool {
-        self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind)
+        (self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind))
+            && !self.except_kinds.iter().any(|unwanted| unwanted == kind)
     }
 
     /// Whether it may get what another pipeline sends there.
@@ -169,7 +172,7 @@ fn read(
     if from.is_empty() && head.has("from") && !source.is_faulty() {
         head.fault("from", "expected at least one room or pattern");
     }
-    let kinds = kinds(&mut head);
+    let (kinds, except_kinds) = (kinds(&mut head, "kinds"), kinds(&mut head, "except_kinds"));
     let from_beginning = head.choice("start", &["now", "beginning"], Some("now")) == "beginning";
     let enabled = head.flag("enabled", true);
     let dead_letter = head.room_if_given("dead_letter");
@@ -218,6 +221,7 @@ fn read(
         files: source.files(),
         from,
         kinds,
+        except_kinds,
         from_beginning,
         enabled,
         dead_letter,
@@ -229,12 +233,12 @@ fn read(
     })
 }
 
-/// The kinds that it works on.
-fn kinds(head: &mut Section<'_, '_>) -> Vec<SmolStr> {
-    let kinds: Vec<SmolStr> = head.texts("kinds").into_iter().map(SmolStr::from).collect();
+/// The kinds that it works on, or those that it does not.
+fn kinds(head: &mut Section<'_, '_>, setting: &'static str) -> Vec<SmolStr> {
+    let kinds: Vec<SmolStr> = head.texts(setting).into_iter().map(SmolStr::from).collect();
     let proper = kinds.iter().all(|kind| (1..=KIND_MAX).contains(&kind.chars().count()));
-    if head.has("kinds") && (kinds.is_empty() || !proper) {
-        head.fault("kinds", format!("expected at least one kind, each of 1 to {KIND_MAX} characters"));
+    if head.has(setting) && (kinds.is_empty() || !proper) {
+        head.fault(setting, format!("expected at least one kind, each of 1 to {KIND_MAX} characters"));
     }
     kinds
 }

@@ -32,6 +32,8 @@ pub enum Field {
     Priority,
     /// When it happened, in milliseconds since 1970.
     Timestamp,
+    /// When it arrived, in milliseconds since 1970; in expressions only.
+    Arrived,
     /// A part of its data.
     Data(Path),
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Field {
             Self::Key => f.write_str("key"),
             Self::Priority => f.write_str("priority"),
             Self::Timestamp => f.write_str("timestamp"),
+            Self::Arrived => f.write_str("arrived"),
             Self::Data(path) => path.fmt(f),
         }
     }

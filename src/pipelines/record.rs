@@ -213,6 +213,7 @@ impl Record {
             Field::Priority => Got::Text(self.priority.name()),
             Field::Seq => Got::Number(self.seq as f64),
             Field::Timestamp => Got::Number(self.timestamp_ms as f64),
+            Field::Arrived => Got::Number(self.arrived_ms as f64),
         }
     }
 

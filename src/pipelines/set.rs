@@ -22,6 +22,12 @@ pub const EMBEDDED: &[(&str, &str)] = &[
     ("metrics_reports", include_str!("../../config/pipelines/metrics_reports.toml")),
     ("metrics_requests", include_str!("../../config/pipelines/metrics_requests.toml")),
     ("metrics_totals", include_str!("../../config/pipelines/metrics_totals.toml")),
+    ("overview_anomalies", include_str!("../../config/pipelines/overview_anomalies.toml")),
+    ("overview_metrics", include_str!("../../config/pipelines/overview_metrics.toml")),
+    ("overview_patterns", include_str!("../../config/pipelines/overview_patterns.toml")),
+    ("overview_projects", include_str!("../../config/pipelines/overview_projects.toml")),
+    ("overview_telemetry", include_str!("../../config/pipelines/overview_telemetry.toml")),
+    ("overview_updates", include_str!("../../config/pipelines/overview_updates.toml")),
     ("wells_alerts", include_str!("../../config/pipelines/wells_alerts.toml")),
     ("wells_diagnostics", include_str!("../../config/pipelines/wells_diagnostics.toml")),
 ];
@@ -187,6 +193,10 @@ mod tests {
         assert!(is_circle("", "kind = \"alert\"") && is_circle(kinds, "kind = \"other\""));
         assert!(is_circle(kinds, "") && is_circle(kinds, "kind = \"{key}\""), "what its kind is nobody knows");
         assert!(is_circle("kinds = \"delta\"", "state = true"));
+        let except = "except_kinds = \"alert\"";
+        assert!(
+            !is_circle(except, "kind = \"alert\"") && is_circle(except, "kind = \"other\"") && is_circle(except, "")
+        );
         let narrow = |name: &str, kinds: &str, kind: &str| {
             let text = format!(
                 "[pipeline]\nfrom = \"x\"\ndead_letter = \"\"\nkinds = \"{kinds}\"\n[[output]]\nroom = \"x\"\nkind = \"{kind}\"\n"
@@ -195,7 +205,7 @@ mod tests {
         };
         assert_eq!(circles(&[narrow("a", "1", "2"), narrow("b", "2", "3")]), []);
         assert_eq!(circles(&[narrow("a", "1", "2"), narrow("b", "2", "1")]).len(), 1, "also by way of another");
-        for wrong in ["kinds = []", "kinds = \"\"", "kinds = 7"] {
+        for wrong in ["kinds = []", "kinds = \"\"", "kinds = 7", "except_kinds = []"] {
             assert!(read(wrong, "").is_err(), "{wrong}");
         }
     }

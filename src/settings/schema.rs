@@ -74,7 +74,7 @@ pub fn is_live(key: &str) -> bool {
         return false;
     }
     match key.split_once('.') {
-        Some(("auth" | "cors" | "wells", _)) => true,
+        Some(("auth" | "cors" | "overview" | "wells", _)) => true,
         Some(("analytics", name)) => name != "websocket_path",
         Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
         _ => [

@@ -6,7 +6,7 @@ use super::Fault;
 use super::load::Values;
 
 /// A set of endpoints for an existing dashboard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "their names; docs/surfaces.md says what each is")]
 pub enum Surface {
     Overview,
@@ -49,6 +49,13 @@ pub struct Surfaces {
 #[allow(missing_docs, reason = "see Settings")]
 pub struct Overview {
     pub idle_timeout: Option<Duration>,
+    /// 0 where `limits.per_ip_connections` is set, which counts then.
+    pub per_ip_connections: usize,
+    /// 0 where `limits.per_ip_connections_per_hour` is set.
+    pub per_ip_connections_per_hour: u32,
+    /// That of `limits.per_connection_messages_per_minute` where it is set.
+    pub messages_per_minute: u32,
+    pub updates_per_second: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -124,11 +131,25 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
     }
     Surfaces {
         enabled,
-        overview: Overview { idle_timeout: Some(v.time("limits.idle_timeout")).filter(|time| !time.is_zero()) },
+        overview: overview(v),
         metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
         wells: wells(v),
         analytics: analytics(v, faults),
         buffer: Buffer { content_bytes: v.length("buffer.content_bytes") },
+    }
+}
+
+fn overview(v: &Values) -> Overview {
+    let count = |key: &str| u32::try_from(v.number(key)).unwrap_or(u32::MAX);
+    // What is set for all streams goes before what this surface has by default.
+    let own = |key: &str, common: &str| if v.is_given(common) { 0 } else { count(key) };
+    let common = "limits.per_connection_messages_per_minute";
+    Overview {
+        idle_timeout: Some(v.time("limits.idle_timeout")).filter(|time| !time.is_zero()),
+        per_ip_connections: own("overview.per_ip_connections", "limits.per_ip_connections") as usize,
+        per_ip_connections_per_hour: own("overview.per_ip_connections_per_hour", "limits.per_ip_connections_per_hour"),
+        updates_per_second: count("overview.updates_per_second"),
+        messages_per_minute: count(if v.is_given(common) { common } else { "overview.messages_per_minute" }),
     }
 }
 

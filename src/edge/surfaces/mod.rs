@@ -1,11 +1,12 @@
 //! Surfaces: sets of endpoints that speak an existing dashboard's language, so that it works unchanged. Each is routes, a dialect, and pipelines that compute what it shows; what it shows is in rooms.
 //!
 //! A folder each: [`overview`], [`metrics`], [`wells`], [`analytics`], [`buffer`]. What they share: [`voice`] (their dialects), [`encoded`] (a message is made once for all readers), [`packing`] (and
-//! packed once), [`open`] (streams over WebSocket or SSE), [`refusals`] (how errors look on each).
+//! packed once), [`open`] (streams over WebSocket or SSE), [`reads`] (answers that a client may keep), [`refusals`] (how errors look on each).
 
 pub(super) mod encoded;
 pub(super) mod open;
 pub(super) mod packing;
+pub(super) mod reads;
 pub(super) mod refusals;
 pub(super) mod voice;
 

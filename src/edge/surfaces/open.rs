@@ -16,6 +16,7 @@ use crate::edge::{Edge, sse, wellformed, ws};
 use crate::engine::connections::Contract;
 use crate::engine::rooms::StartAt;
 use crate::event::Pattern;
+use crate::limits::Own;
 use crate::metrics::record;
 
 /// What of a stream is the surface's: which rooms, how they are served, and where a client begins that does not say.
@@ -25,13 +26,15 @@ pub(in crate::edge) struct Offer {
     pub(in crate::edge) start: StartAt,
     /// Whether anybody may read it, whatever the rooms' rights say.
     pub(in crate::edge) public: bool,
+    /// What the surface allows of its own streams, beside what holds for all.
+    pub(in crate::edge) own: Option<Own>,
 }
 
-/// Where a client begins: its `Last-Event-ID` header, else `?last_event_id=`, `?after=`, `?since=` or `?tail=`, else `otherwise`.
-pub(in crate::edge) fn start(request: &Request, otherwise: StartAt) -> Result<StartAt, Problem> {
+/// Where a client says that it begins: by its `Last-Event-ID` header, else `?last_event_id=`, `?after=`, `?since=` or `?tail=`.
+pub(in crate::edge) fn start(request: &Request) -> Result<Option<StartAt>, Problem> {
     let params = Params::pick(request.uri().query(), &["after", "last_event_id", "since", "tail"]);
     let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-    Ok(params.start(header)?.unwrap_or(otherwise))
+    params.start(header)
 }
 
 /// Whether a request wants a WebSocket.
@@ -50,19 +53,28 @@ pub(in crate::edge) async fn open<V: Voice>(
     if !is_websocket(&request) {
         return events(edge, caller, request, offer, voice).await;
     }
-    let wish = wish(&caller, &request, offer)?;
+    let (wish, resumed) = wish(&caller, &request, offer)?;
     let upgrade = upgrade(request).await?;
-    let started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+    let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+    let session = started.connection.handler();
+    let cursor = session.cursor();
+    let dialect = session.dialect();
+    for message in dialect.voice.greet(resumed, &cursor).await {
+        dialect.say(&message);
+    }
     Ok(ws::serve(edge, started, upgrade))
 }
 
-fn wish(caller: &Caller, request: &Request, offer: Offer) -> Result<Wish, Problem> {
-    let start = start(request, offer.start)?;
+/// What a client wishes, and whether it said itself where it begins.
+fn wish(caller: &Caller, request: &Request, offer: Offer) -> Result<(Wish, bool), Problem> {
+    let said = start(request)?;
+    let resumed = said.is_some();
+    let start = said.unwrap_or(offer.start);
     stream::check_cursor(&offer.patterns, &start)?;
     if !offer.public {
         stream::check_rights(&caller.identity.rights, &offer.patterns)?;
     }
-    Ok(Wish { patterns: offer.patterns, start, contract: offer.contract })
+    Ok((Wish { patterns: offer.patterns, start, contract: offer.contract, own: offer.own }, resumed))
 }
 
 /// Starts a connection of Server-Sent Events, whatever else the client would speak.
@@ -73,10 +85,15 @@ pub(in crate::edge) async fn events<V: Voice>(
     offer: Offer,
     voice: V,
 ) -> Result<Response, Problem> {
-    let wish = wish(&caller, &request, offer)?;
+    let (wish, resumed) = wish(&caller, &request, offer)?;
     let dialect = OverSse::new(voice, request.headers());
     let mut started: Started<_> = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
-    stream::check_cursor_length(&started.connection.handler().cursor(), edge.settings().limits.cursor_bytes)?;
+    let session = started.connection.handler();
+    let cursor = session.cursor();
+    stream::check_cursor_length(&cursor, edge.settings().limits.cursor_bytes)?;
+    let dialect = session.dialect();
+    let greeting = dialect.voice.greet(resumed, &cursor).await;
+    dialect.greet(&greeting, &cursor);
     Ok(sse::serve(&edge, started))
 }
 

@@ -94,6 +94,11 @@ impl Trailer {
         self.length = self.length.wrapping_add(length);
     }
 
+    /// Whether anything was written.
+    pub(super) fn is_begun(&self) -> bool {
+        self.length > 0
+    }
+
     /// The last block, which is empty, and the trailer.
     pub(super) fn finish(&self) -> Vec<u8> {
         let mut out = vec![3, 0];

@@ -30,8 +30,8 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// What a notice is here; `cursor` is where the reader stands.
     fn notice(&mut self, notice: &Notice<'_>, cursor: &str) -> Messages;
 
-    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins.
-    fn greet(&mut self, _resumed: bool) -> impl Future<Output = Messages> + Send {
+    /// What a client is told first, once its rooms are joined: behind notices, and before anything of the rooms. `resumed` if it said itself where it begins, `cursor` is where that is.
+    fn greet(&mut self, _resumed: bool, _cursor: &str) -> impl Future<Output = Messages> + Send {
         std::future::ready(Messages::new())
     }
 
@@ -53,6 +53,11 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// What becomes of a connection whose socket is gone; by default it goes too.
     fn over<D: Dialect>(_: &Edge, connection: Connection<D>, member: Member) {
         drop((connection, member));
+    }
+
+    /// How far messages to it must be apart at least, where they may wait.
+    fn pace(&self) -> Option<Duration> {
+        None
     }
 
     /// How many messages a WebSocket client may send a second and a minute; 0 means no limit.
@@ -120,6 +125,10 @@ impl<V: Voice> Dialect for OverWebSocket<V> {
         }
     }
 
+    fn pace(&self) -> Option<Duration> {
+        self.voice.pace()
+    }
+
     fn gathered(&self) -> usize {
         self.bytes
     }
@@ -185,6 +194,10 @@ impl<V: Voice> OverSse<V> {
     pub(super) fn greet(&mut self, messages: &Messages, cursor: &str) {
         let end = format!("id: {cursor}\n\n");
         let Some((last, before)) = messages.split_last() else {
+            if self.trailer.as_ref().map_or(!self.gathered.is_empty(), |trailer| trailer.is_begun()) {
+                // A notice has said it.
+                return;
+            }
             // An id without data is remembered, and no message (HTML, section 9.2.6).
             return self.put(end.as_bytes());
         };
@@ -262,6 +275,10 @@ impl<V: Voice> Dialect for OverSse<V> {
         if let Some(message) = what.downcast_ref::<Message>() {
             self.put_message(message, "\n");
         }
+    }
+
+    fn pace(&self) -> Option<Duration> {
+        self.voice.pace()
     }
 
     fn gathered(&self) -> usize {

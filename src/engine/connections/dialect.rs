@@ -96,6 +96,11 @@ pub trait Dialect: Send + 'static {
     /// Gathers what somebody who knows this dialect wants said; what it does not understand it passes over.
     fn relay(&mut self, _: &(dyn Any + Send + Sync)) {}
 
+    /// How far what is handed out must be apart at least; then events are handed out one by one, and wait meanwhile where all wait that cannot be written.
+    fn pace(&self) -> Option<Duration> {
+        None
+    }
+
     /// Bytes gathered so far.
     fn gathered(&self) -> usize;
 

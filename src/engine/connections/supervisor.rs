@@ -141,9 +141,10 @@ impl Connections {
             return None;
         }
         let subscriber = Arc::new(Subscriber { id, mailbox });
+        let window = if dialect.pace().is_some() { Window { messages: 1, ..WINDOW } } else { WINDOW };
         let session = Session::new(rooms.clone(), subscriber, profile, dialect, meter, table.rooms_max);
         // A session's start does nothing that could fail.
-        let light = Light::start(session, inbox, WINDOW, &table.census).await.ok()?;
+        let light = Light::start(session, inbox, window, &table.census).await.ok()?;
         Some((light, member))
     }
 

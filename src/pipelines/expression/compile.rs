@@ -157,10 +157,11 @@ impl Compiler<'_> {
             "key" => Field::Key,
             "priority" => Field::Priority,
             "timestamp" => Field::Timestamp,
+            "arrived" => Field::Arrived,
             _ => {
                 return Err(format!(
                     "there is no variable {name}; did you mean data.{name}? \
-                     There are: data, room, kind, key, priority, seq, timestamp"
+                     There are: data, room, kind, key, priority, seq, timestamp, arrived"
                 ));
             }
         }))

@@ -11,6 +11,9 @@ use super::value::{ANY, FLAGLIKE, Kind, NUMBER, NUMBERS, NUMERIC, SCALAR, SIZED,
 use crate::pipelines::record::number_text;
 use crate::pipelines::why::Why;
 
+/// The last time that is written with a year of four digits.
+const TIME_MAX_MS: f64 = 253_402_300_799_999.0;
+
 /// A function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Function {
@@ -42,6 +45,7 @@ pub(super) enum Function {
     Log,
     Exp,
     Coalesce,
+    Rfc3339,
     Compact,
     Object,
 }
@@ -117,6 +121,7 @@ pub(super) static FUNCTIONS: &[Spec] = &[
     spec("log", Function::Log, (1, 1), &[NUMBER], Some(Kind::Number)),
     spec("exp", Function::Exp, (1, 1), &[NUMBER], Some(Kind::Number)),
     spec("coalesce", Function::Coalesce, (1, MANY), &[ANY], None),
+    spec("rfc3339", Function::Rfc3339, (1, 1), &[NUMBER], Some(Kind::Text)),
     spec("compact", Function::Compact, (1, 1), &[TREE], None),
     spec("object", Function::Object, (2, 2), &[SCALAR, ANY], Some(Kind::Object)),
 ];
@@ -159,6 +164,7 @@ pub(super) fn call<'a>(run: &mut Run<'a>, function: Function, args: &'a [Node]) 
             run.finite(base.powf(exponent))
         }
         (Function::Coalesce, args) => coalesce(run, args),
+        (Function::Rfc3339, [of]) => rfc3339(run, of),
         (Function::Compact, [of]) => compact(run, of),
         (Function::Object, [name, value]) => object(run, name, value),
         // The compiler has counted them.
@@ -268,6 +274,18 @@ fn string<'a>(run: &mut Run<'a>, of: &'a Node) -> Answer<'a> {
         Value::Flag(flag) => Text::Given(if *flag { "true" } else { "false" }),
         _ => return Err(run.wrong(of, SCALAR, &value)),
     }))
+}
+
+/// A time in milliseconds since 1970 as text.
+fn rfc3339<'a>(run: &mut Run<'a>, of: &'a Node) -> Answer<'a> {
+    let ms = run.number(of)?;
+    if !(0.0..=TIME_MAX_MS).contains(&ms) {
+        return Err(run.about(of, Why::Type { expected: "a time in milliseconds since 1970", found: "another number" }));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+    let ms = ms as u64;
+    run.making(crate::clock::rfc3339(ms).len())?;
+    Ok(Value::Text(Text::made(&crate::clock::rfc3339(ms))))
 }
 
 fn flag<'a>(run: &mut Run<'a>, of: &'a Node) -> Answer<'a> {

@@ -80,7 +80,7 @@ impl Node {
             }
             Self::Equal { .. } | Self::Compare(..) | Self::CompareNumber { .. } => Kind::Flag,
             Self::In(_) | Self::Matches(..) => Kind::Flag,
-            Self::Field(Field::Seq | Field::Timestamp) => Kind::Number,
+            Self::Field(Field::Seq | Field::Timestamp | Field::Arrived) => Kind::Number,
             Self::Field(Field::Room | Field::Kind | Field::Key | Field::Priority) => Kind::Text,
             Self::Field(Field::Data(_)) | Self::Local { .. } | Self::Member { .. } | Self::Index { .. } => return None,
             // Both sides must be of one kind.

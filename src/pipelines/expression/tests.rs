@@ -70,6 +70,7 @@ fn examples() -> Vec<(&'static str, Json)> {
         ("log(exp(0))", json!(0)),
         ("coalesce(data.missing, data.nothing, data.n + data.missing, 'x')", json!("x")),
         ("coalesce(data.missing)", json!(null)),
+        ("rfc3339(0) + rfc3339(86400001)", json!("1970-01-01T00:00:00.000Z1970-01-02T00:00:00.001Z")),
         ("compact({'a': null, 'b': data.n, 'c': {'d': null}})", json!({"b": 4, "c": {"d": null}})),
         ("compact([null, 1, null, 'x'])", json!([1, "x"])),
         ("size(compact(data.obj))", json!(1)),

@@ -12,7 +12,8 @@
 //! `warm_up` values they are not judged: they neither start nor end an anomaly.
 //!
 //! Late: a value that happened before the last one of its key would be judged by its future: it is neither judged nor learned and is a dead letter. Missing or wrong: an event without the
-//! number, or whose `by` gives no text, number or flag, is a dead letter, and so is that of a key over `keys_max`. All by the times at which values happened; the clock only forgets keys.
+//! number, or whose `by` gives no text, number or flag, is a dead letter, and so is that of a key over `keys_max`. With `missing = "skip"` an event without the number, or with `null`, is
+//! passed over. All by the times at which values happened; the clock only forgets keys.
 //!
 //! Bounds: `keys_max` keys with `slots` slots of `samples` values of 24 bytes, 3 KiB for a key with the defaults and 24 times that with a season. A key that was not heard of for
 //! `keys_idle` is forgotten, but not while an anomaly that was told is to be ended.
@@ -29,7 +30,7 @@ use crate::pipelines::by::By;
 use crate::pipelines::field::Field;
 use crate::pipelines::keyed::Keyed;
 use crate::pipelines::operator::{BadState, Context, Next, Operator};
-use crate::pipelines::record::{Record, number_value};
+use crate::pipelines::record::{Got, Record, number_value};
 use crate::pipelines::section::Section;
 use crate::pipelines::why::Why;
 
@@ -42,6 +43,8 @@ struct Anomaly {
     field: Field,
     rules: Rules,
     told: Told,
+    /// Whether an event without the number goes by.
+    skip: bool,
     /// Whether every anomalous value is told, not where a row of them starts and ends.
     each: bool,
     /// What becomes of the watched events.
@@ -166,6 +169,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let direction = section.choice("direction", &["both", "above", "below"], Some("both"));
     let season_ms = section.time_if_given("season");
     let slots = section.count_if_given("slots", 1..=1000);
+    let skip = section.choice("missing", &["dead_letter", "skip"], Some("dead_letter")) == "skip";
     let each = section.choice("emit", &["changes", "each"], Some("changes")) == "each";
     let next = if section.flag("pass", false) { Next::Pass } else { Next::Drop };
     let told = Told {
@@ -204,7 +208,7 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
         relearn: if normal_only { Some(usize::try_from(relearn.unwrap_or(20)).ok()?) } else { None },
         season,
     };
-    Some(Box::new(Anomaly { by, field, rules, told, each, next, table: Keyed::new(keys_max, idle_ms) }))
+    Some(Box::new(Anomaly { by, field, rules, told, skip, each, next, table: Keyed::new(keys_max, idle_ms) }))
 }
 
 impl Told {
@@ -229,8 +233,10 @@ impl Operator for Anomaly {
             Ok(key) => key,
             Err(field) => return cx.reject_field(record, field, "text, a number or a flag"),
         };
-        let Ok(value) = record.number(&self.field) else {
-            return cx.reject_field(record, &self.field, "a number");
+        let value = match record.number(&self.field) {
+            Ok(value) => value,
+            Err(Got::Missing | Got::Null) if self.skip => return self.next,
+            Err(_) => return cx.reject_field(record, &self.field, "a number"),
         };
         let (at_ms, rules) = (record.timestamp_ms, &self.rules);
         let new = || {

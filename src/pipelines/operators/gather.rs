@@ -3,7 +3,9 @@
 //! A period begins with the first event that a part takes, and ends `period` later, by the pipeline's clock, which is arrival. Then one event goes on, without a key and of the kind
 //! `as_kind`, whose data has a field for each part with something in it; its time is that of the last event, its priority the highest of all. Parts are tried in their order, the first
 //! whose `room` and `where` fit an event takes it; what no part takes is dropped. Before the data would be larger than `bytes_max`, or a part would have more than `max` rows, what was
-//! gathered goes on early, and the next period begins. What parts of `always` add is not counted.
+//! gathered goes on early, and the next period begins. What parts of `always` add is not counted. With `repeat` a result goes on every period, though nothing came. An event of which
+//! `urgent` is true ends the period at once, but not before `urgent_every` after the last result. With `pace` results that are early wait until it is their turn; of so many that they fill the
+//! place for them the oldest goes on.
 //!
 //! Changes of a room's state are, for rows and objects, merge patches (RFC 7396) of a whole table, which is kept: a row that goes on is the whole row. An object is kept too.
 //!
@@ -12,7 +14,7 @@
 
 mod part;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,7 +23,7 @@ use smol_str::SmolStr;
 use super::held::Held;
 use crate::event::Pattern;
 use crate::pipelines::aggregates::{is_name, made_kind};
-use crate::pipelines::expression::Failure;
+use crate::pipelines::expression::{Expression, Failure};
 use crate::pipelines::operator::{self, BadState, Context, Next, Operator};
 use crate::pipelines::record::Record;
 use crate::pipelines::section::Section;
@@ -29,6 +31,10 @@ use part::{Form, Gathered, Part, Update};
 
 /// How large the gathered data may be, if the settings do not say, in bytes.
 const BYTES_MAX: u64 = 90_000;
+/// How often what is urgent may end a period, if the settings do not say, in milliseconds.
+const URGENT_EVERY_MS: u64 = 100;
+/// So many results wait for their turn at most.
+const WAITING_MAX: usize = 100;
 /// `{}`, in bytes.
 const BRACES_BYTES: usize = 2;
 
@@ -41,12 +47,25 @@ struct Gather {
     /// For each part what was gathered.
     gathered: Vec<Gathered>,
     period: Option<Period>,
+    urgent: Option<Expression>,
+    urgent_every_ms: u64,
+    repeat: bool,
+    /// How far results are apart at least.
+    pace_ms: u64,
+    /// When the last result went on, and those that are to follow.
+    sent_ms: u64,
+    waiting: VecDeque<Held>,
+    /// When a period last ended, and its last event: what a result is made of with which nothing came.
+    ended: Option<Period>,
 }
 
 /// A period in which something has come.
 #[derive(Debug, Serialize, Deserialize)]
 struct Period {
+    /// When it began; of one that is over, when it ended.
     begun_ms: u64,
+    /// Whether it ends as soon as may be.
+    urgent: bool,
     /// The last event, without its data; its priority is the highest of all.
     last: Held,
 }
@@ -57,6 +76,10 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
     let kind = made_kind(section, "update");
     let bytes_max = section.size_or("bytes_max", 1000..=100 * 1024 * 1024, BYTES_MAX);
     let always = section.texts("always");
+    let repeat = section.flag("repeat", false);
+    let urgent = section.condition_if_given("urgent");
+    let urgent_every_ms = section.time_or("urgent_every", URGENT_EVERY_MS);
+    let pace_ms = section.time_or("pace", 0);
     let mut parts = Vec::new();
     let tables = section.sections("part");
     if tables.is_empty() {
@@ -76,16 +99,27 @@ pub(super) fn read(section: &mut Section<'_, '_>) -> Option<Box<dyn Operator>> {
         }
     }
     for name in &always {
-        match parts.iter().find(|part| part.name == *name) {
-            None => section.fault("always", format!("there is no part {name:?}")),
-            Some(Part { form: Form::List { .. }, .. }) => {
-                section.fault("always", format!("{name} is a list, of which nothing is kept"));
-            }
-            Some(_) => {}
+        if !parts.iter().any(|part| part.name == *name) {
+            section.fault("always", format!("there is no part {name:?}"));
         }
     }
     let gathered = parts.iter().map(Part::begin).collect();
-    Some(Box::new(Gather { period_ms, kind, bytes_max, parts, gathered, period: None }))
+    let (period, ended) = (None, None);
+    Some(Box::new(Gather {
+        period_ms,
+        kind,
+        bytes_max,
+        parts,
+        gathered,
+        period,
+        urgent,
+        urgent_every_ms,
+        repeat,
+        pace_ms,
+        sent_ms: 0,
+        waiting: VecDeque::new(),
+        ended,
+    }))
 }
 
 fn part(table: &mut Section<'_, '_>, always: &[String], bytes_max: usize) -> Part {
@@ -137,59 +171,151 @@ impl Gather {
     /// Takes an update of a part in; what was gathered before goes on early if there is no place for it.
     fn take(&mut self, at: usize, update: Update, record: &Record, cx: &mut Context<'_>) {
         if self.period.is_some() && !self.has_place(at, &update) {
-            self.end().into_iter().for_each(|made| cx.emit(made));
+            self.end(cx.now_ms).into_iter().for_each(|made| self.send(made, cx));
         }
         self.parts[at].take(&mut self.gathered[at], update);
+        self.begin(record, cx.now_ms);
+    }
+
+    /// Has a period begin with an event, or go on with it.
+    fn begin(&mut self, record: &Record, now_ms: u64) {
         let mut last = record.derived(&record.kind, Value::Null);
-        let begun_ms = match &self.period {
-            None => cx.now_ms,
-            Some(period) => {
-                last.priority = last.priority.min(period.last.record().priority);
-                period.begun_ms
-            }
-        };
-        self.period = Some(Period { begun_ms, last: Held::of(&last) });
+        let (mut begun_ms, mut urgent) = (now_ms, false);
+        if let Some(period) = &self.period {
+            last.priority = last.priority.min(period.last.record().priority);
+            (begun_ms, urgent) = (period.begun_ms, period.urgent);
+        }
+        self.period = Some(Period { begun_ms, urgent, last: Held::of(&last) });
     }
 
     /// Ends the period: what was gathered as an event.
-    fn end(&mut self) -> Option<Record> {
-        let period = self.period.take()?;
+    fn end(&mut self, now_ms: u64) -> Option<Record> {
+        let Period { last, .. } = self.period.take()?;
+        let made = self.made(&last);
+        self.ended = Some(Period { begun_ms: now_ms, urgent: false, last });
+        Some(made)
+    }
+
+    /// All parts as an event.
+    fn made(&mut self, last: &Held) -> Record {
         let mut data = Map::new();
         for (part, gathered) in self.parts.iter().zip(&mut self.gathered) {
             part.give(gathered, &mut data);
         }
-        let mut made = period.last.record().derived(&self.kind, Value::Object(data));
+        let mut made = last.record().derived(&self.kind, Value::Object(data));
         made.key = None;
+        made
+    }
+
+    /// What goes on where nothing came.
+    fn again(&mut self, now_ms: u64) -> Option<Record> {
+        let mut ended = self.ended.take()?;
+        let mut made = self.made(&ended.last);
+        (made.timestamp_ms, made.priority) = (now_ms, crate::event::Lane::Normal);
+        ended.begun_ms = now_ms;
+        self.ended = Some(ended);
         Some(made)
+    }
+
+    /// Lets a result go on, or has it wait for its turn.
+    fn send(&mut self, made: Record, cx: &mut Context<'_>) {
+        if self.waiting.is_empty() && self.free_ms() <= cx.now_ms {
+            self.sent_ms = cx.now_ms;
+            return cx.emit(made);
+        }
+        self.waiting.push_back(Held::of(&made));
+        if self.waiting.len() > WAITING_MAX {
+            self.send_waiting(cx);
+        }
+    }
+
+    /// Lets the result go on whose turn it is.
+    fn send_waiting(&mut self, cx: &mut Context<'_>) {
+        if let Some(held) = self.waiting.pop_front() {
+            let mut made = held.into_record();
+            (made.seq, made.arrived_ms) = (0, cx.now_ms);
+            self.sent_ms = cx.now_ms;
+            cx.emit(made);
+        }
+    }
+
+    /// When the next result may go on.
+    fn free_ms(&self) -> u64 {
+        self.sent_ms.saturating_add(self.pace_ms)
+    }
+
+    /// When the period is over, or something is to be said again.
+    fn ends_ms(&self) -> Option<u64> {
+        let Some(period) = &self.period else {
+            let ended = self.ended.as_ref().filter(|_| self.repeat)?;
+            return Some(ended.begun_ms.saturating_add(self.period_ms));
+        };
+        // Where results repeat, a period goes on from the end of the one before.
+        let begun_ms = match &self.ended {
+            Some(ended) if self.repeat => ended.begun_ms,
+            _ => period.begun_ms,
+        };
+        let due_ms = begun_ms.saturating_add(self.period_ms);
+        Some(if period.urgent { due_ms.min(self.urgent_ms()) } else { due_ms })
+    }
+
+    /// When what is urgent may go on.
+    fn urgent_ms(&self) -> u64 {
+        self.ended.as_ref().map_or(0, |ended| ended.begun_ms.saturating_add(self.urgent_every_ms))
     }
 }
 
 impl Operator for Gather {
     fn event(&mut self, record: &mut Record, cx: &mut Context<'_>) -> Next {
         let at = match self.part_of(record) {
-            Ok(Some(at)) => at,
-            Ok(None) => return Next::Drop,
+            Ok(at) => at,
             Err(failure) => return cx.reject(record, failure.field, failure.why),
         };
-        match self.parts[at].updates(&mut self.gathered[at], record, cx) {
-            Ok(updates) => updates.into_iter().for_each(|update| self.take(at, update, record, cx)),
-            Err((field, why)) => return cx.reject(record, field, why),
+        let urgent = match self.urgent.as_ref().map_or(Ok(false), |urgent| urgent.test(record)) {
+            Ok(urgent) => urgent,
+            Err(failure) => return cx.reject(record, failure.field, failure.why),
+        };
+        if let Some(at) = at {
+            match self.parts[at].updates(&mut self.gathered[at], record, cx) {
+                Ok(updates) => updates.into_iter().for_each(|update| self.take(at, update, record, cx)),
+                Err((field, why)) => return cx.reject(record, field, why),
+            }
+        }
+        if urgent {
+            self.begin(record, cx.now_ms);
+            if self.urgent_ms() <= cx.now_ms {
+                self.end(cx.now_ms).into_iter().for_each(|made| self.send(made, cx));
+            } else if let Some(period) = &mut self.period {
+                period.urgent = true;
+            }
         }
         Next::Drop
     }
 
     fn clock(&mut self, cx: &mut Context<'_>) {
-        if self.due_ms().is_none_or(|due_ms| due_ms > cx.now_ms) {
+        if self.free_ms() <= cx.now_ms {
+            self.send_waiting(cx);
+        }
+        if self.ends_ms().is_none_or(|ends_ms| ends_ms > cx.now_ms) {
             return;
         }
-        if let Some(mut made) = self.end() {
+        let made = if self.period.is_some() { self.end(cx.now_ms) } else { self.again(cx.now_ms) };
+        if let Some(mut made) = made {
             (made.seq, made.arrived_ms) = (0, cx.now_ms);
-            cx.emit(made);
+            self.send(made, cx);
         }
     }
 
     fn due_ms(&self) -> Option<u64> {
-        self.period.as_ref().map(|period| period.begun_ms.saturating_add(self.period_ms))
+        let turn_ms = (!self.waiting.is_empty()).then(|| self.free_ms());
+        self.ends_ms().into_iter().chain(turn_ms).min()
+    }
+
+    fn resumed(&mut self, now_ms: u64) {
+        // What a pause had no place for is not made up for.
+        if let Some(ended) = &mut self.ended {
+            ended.begun_ms = ended.begun_ms.max(now_ms);
+        }
     }
 
     fn keys(&self) -> usize {
@@ -197,16 +323,18 @@ impl Operator for Gather {
     }
 
     fn save(&self) -> Vec<u8> {
-        operator::save(&(&self.period, &self.gathered))
+        operator::save(&(&self.period, &self.ended, self.sent_ms, &self.waiting, &self.gathered))
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), BadState> {
-        let (period, gathered): (Option<Period>, Vec<Gathered>) = operator::load(state)?;
+        type State = (Option<Period>, Option<Period>, u64, VecDeque<Held>, Vec<Gathered>);
+        let (period, ended, sent_ms, waiting, gathered): State = operator::load(state)?;
         let fits = |(part, gathered): (&Part, &Gathered)| part.fits(gathered);
         if self.parts.len() != gathered.len() || !self.parts.iter().zip(&gathered).all(fits) {
             return Err(BadState);
         }
-        (self.period, self.gathered) = (period, gathered);
+        (self.period, self.ended, self.gathered) = (period, ended, gathered);
+        (self.sent_ms, self.waiting) = (sent_ms, waiting);
         Ok(())
     }
 }

@@ -120,7 +120,7 @@ fn wish(edge: &Edge, identity: &Identity, patterns: Vec<Pattern>, start: Option<
     stream::check_rights(&identity.rights, &patterns)?;
     let named: Vec<RoomName> = patterns.iter().filter_map(|pattern| room_of(pattern).cloned()).collect();
     may_read_all_of(identity, &named)?;
-    Ok(Wish { patterns, start, contract: Some(contract(&edge.settings())) })
+    Ok(Wish { patterns, start, contract: Some(contract(&edge.settings())), own: None })
 }
 
 fn room_of(pattern: &Pattern) -> Option<&RoomName> {
@@ -147,7 +147,7 @@ async fn open_events(
     stream::check_cursor_length(&cursor, edge.settings().limits.cursor_bytes)?;
     edge.analytics.enter(edge, session, token);
     let dialect = session.dialect();
-    let greeting = dialect.voice.greet(resumed).await;
+    let greeting = dialect.voice.greet(resumed, &cursor).await;
     dialect.greet(&greeting, &cursor);
     Ok(serve_events(edge, started))
 }
@@ -171,9 +171,10 @@ async fn open_websocket(
     let resumed = !matches!(wish.start, StartAt::Live);
     let mut started = stream::start(edge, caller, wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
     let session = started.connection.handler();
+    let cursor = session.cursor();
     edge.analytics.enter(edge, session, token);
     let dialect = session.dialect();
-    for message in dialect.voice.greet(resumed).await {
+    for message in dialect.voice.greet(resumed, &cursor).await {
         dialect.say(&message);
     }
     Ok(serve_websocket(edge, started, upgrade))
@@ -298,7 +299,7 @@ type Taken = (crate::limits::places::Place<SmolStr>, crate::limits::StreamPlaces
 fn places(edge: &Edge, caller: &Caller) -> Result<Taken, Problem> {
     let subject = &caller.identity.subject;
     let place = edge.analytics.place(edge, subject)?;
-    let places = edge.guards.open_stream(caller.ip, subject, false).map_err(|too_much| {
+    let places = edge.guards.open_stream(caller.ip, subject, false, None).map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)
     })?;

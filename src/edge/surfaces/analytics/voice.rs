@@ -183,7 +183,7 @@ impl Voice for Admin {
         smallvec![Arc::new(message)]
     }
 
-    async fn greet(&mut self, _: bool) -> Messages {
+    async fn greet(&mut self, _: bool, _: &str) -> Messages {
         self.greeted = true;
         let begin = std::mem::take(&mut self.begin);
         if begin.is_empty() {

@@ -165,9 +165,9 @@ async fn figures(State(edge): State<Edge>, caller: Caller, request: Request) -> 
     // Who is slow gets the newest figures only.
     let contract = Contract { mode: Mode::Latest, ..Contract::default() };
     let patterns = vec![Pattern::Room(room(FIGURES)?)];
-    let offer = Offer { patterns, contract: Some(contract.into()), start: StartAt::Live, public: false };
+    let offer = Offer { patterns, contract: Some(contract.into()), start: StartAt::Live, public: false, own: None };
     // Who comes back begins with the figures that it missed; those of the moment would stand before older ones.
-    let is_new = matches!(start(&request, StartAt::Live)?, StartAt::Live);
+    let is_new = matches!(start(&request)?, None | Some(StartAt::Live));
     let first = is_new.then(|| sinks::figures(&status, clock::now_ms()));
     open(edge, caller, request, offer, Stats::beginning_with(first.as_ref())).await
 }

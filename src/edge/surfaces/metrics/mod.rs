@@ -98,7 +98,7 @@ async fn open_stream(State(edge): State<Edge>, mut caller: Caller, request: Requ
     let newest = snapshot.as_ref().and_then(|snapshot| known::newest(&snapshot.json));
     // The first message has everything up to the newest one that is kept, and the stream what comes after that: so nothing is missing between the two, and nothing comes twice.
     let start = newest.map_or(StartAt::Tail(NEWEST), |seq| StartAt::After(Cursor::Seq(seq)));
-    let offer = Offer { patterns: vec![Pattern::Room(room)], contract: None, start, public: false };
+    let offer = Offer { patterns: vec![Pattern::Room(room)], contract: None, start, public: false, own: None };
     let voice = Speaks::new(edge.clone(), types, snapshot);
     open::open(edge, caller, request, offer, voice).await
 }

@@ -39,7 +39,8 @@ pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Requ
         return Err(Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", detail));
     }
     let voice = WellVoice { room: room.clone() };
-    let offer = Offer { patterns: vec![Pattern::Room(room)], contract: None, start: StartAt::Live, public: false };
+    let offer =
+        Offer { patterns: vec![Pattern::Room(room)], contract: None, start: StartAt::Live, public: false, own: None };
     open::events(edge, caller, request, offer, voice).await
 }
 

@@ -245,6 +245,8 @@ impl Part {
     /// How many bytes would be gathered with an update; `None` if there would be too many rows.
     pub(super) fn bytes_with(&self, gathered: &Gathered, update: &Update) -> Option<usize> {
         match (&self.form, gathered, update) {
+            // What is always there is not counted.
+            (Form::List { .. }, ..) if self.always => Some(0),
             (Form::List { max }, Gathered::List { bytes, items, .. }, Update::Item(json)) => {
                 let oldest = if items.len() >= *max { items.front().map_or(0, |json| json.len() + 1) } else { 0 };
                 Some(bytes + json.len() + 1 - oldest)
@@ -268,7 +270,10 @@ impl Part {
             (Form::List { max }, Gathered::List { bytes, items, omitted }, Update::Item(json)) => {
                 *bytes = all.unwrap_or(*bytes);
                 items.push_back(json);
-                if items.len() > *max {
+                let is_long = |items: &VecDeque<String>| {
+                    self.always && items.iter().map(|json| json.len() + 1).sum::<usize>() > self.bytes_max
+                };
+                while items.len() > *max || (items.len() > 1 && is_long(items)) {
                     items.pop_front();
                     *omitted += 1;
                 }
@@ -288,6 +293,11 @@ impl Part {
             Gathered::List { bytes, items, omitted } => {
                 if !items.is_empty() {
                     data.insert(self.name.clone(), items.iter().map(|json| json::parse(json.as_bytes())).collect());
+                } else if self.always {
+                    data.insert(self.name.clone(), Value::Array(Vec::new()));
+                }
+                if self.always {
+                    return;
                 }
                 if *omitted > 0 {
                     data.insert(self.omitted(), Value::from(*omitted));

@@ -185,7 +185,6 @@ fn wrong_settings_are_told() {
         ("[[step.part]]\nname = \"a\"\nas = \"list\"\nkey_as = \"id\"", "there is no setting key_as"),
         ("bytes_max = \"1B\"\n[[step.part]]\nname = \"a\"\nas = \"list\"", "bytes_max: expected a size from"),
         ("always = \"b\"\n[[step.part]]\nname = \"a\"\nas = \"list\"", "always: there is no part \"b\""),
-        ("always = \"a\"\n[[step.part]]\nname = \"a\"\nas = \"list\"", "always: a is a list, of which nothing is kept"),
         (
             "[[step.part]]\nname = \"a\"\nas = \"list\"\n[[step.part]]\nname = \"a_omitted\"\nas = \"last\"",
             "part: two fields would be called a_omitted",
@@ -295,4 +294,64 @@ proptest! {
         prop_assert_eq!((screen, bench.due_ms()), (expected, None));
         prop_assert!(bench.rejected().is_empty());
     }
+}
+
+#[test]
+fn a_list_that_is_wanted_always_is_the_newest_whenever_they_came() {
+    let mut bench = bench(&format!("always = \"alerts\"\n{PARTS}"));
+    (0..3).for_each(|n| drop(bench.event(1000, json!({ "kind": "alert", "n": n }))));
+    let alerts = json!([{ "kind": "alert", "n": 1 }, { "kind": "alert", "n": 2 }]);
+    assert_eq!(bench.clock(1250), [json!({ "alerts": alerts })]);
+    bench.restart();
+    bench.event(2000, json!({ "kind": "beat" }));
+    assert_eq!(bench.clock(2250), [json!({ "alerts": alerts, "newest": { "kind": "beat" } })]);
+    let mut bench = self::bench("bytes_max = \"1000B\"\nalways = \"a\"\n[[step.part]]\nname = \"a\"\nas = \"list\"");
+    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(600) });
+    (0..3).for_each(|n| assert!(bench.event(1000, long(n)).is_empty(), "it does not go on early for it"));
+    assert_eq!(bench.clock(1250), [json!({ "a": [long(2)] })], "no longer than bytes_max");
+}
+
+#[test]
+fn with_repeat_a_result_goes_on_every_period_once_something_has_come() {
+    let mut bench = bench(&format!("always = \"newest\"\nrepeat = true\n{PARTS}"));
+    assert_eq!(bench.due_ms(), None);
+    bench.event(1000, json!({ "kind": "beat" }));
+    let known = json!({ "newest": { "kind": "beat" } });
+    assert_eq!(bench.clock(1250), std::slice::from_ref(&known));
+    bench.restart();
+    assert_eq!(bench.clock(1499).len(), 0);
+    let came = bench.clock_full(1500);
+    assert_eq!((came.len(), came[0].timestamp_ms, came[0].value()), (1, 1500, known));
+    bench.event(1600, json!({ "kind": "alert" }));
+    assert_eq!((bench.due_ms(), bench.clock(1750).len()), (Some(1750), 1), "in step with what goes on anyway");
+}
+
+#[test]
+fn what_is_urgent_ends_the_period_at_once_and_then_not_too_often() {
+    let mut bench = bench(&format!("urgent = \"data.kind == 'other'\"\nalways = \"newest\"\n{PARTS}"));
+    bench.event(1000, json!({ "kind": "beat" }));
+    let known = json!({ "newest": { "kind": "beat" } });
+    assert_eq!(bench.event(1010, json!({ "kind": "other" })), std::slice::from_ref(&known));
+    assert_eq!(bench.event(1020, json!({ "kind": "other" })).len(), 0);
+    bench.restart();
+    assert_eq!(bench.due_ms(), Some(1110));
+    assert_eq!(bench.event(1030, json!({ "kind": "other" })).len(), 0);
+    assert_eq!((bench.clock(1110), bench.due_ms()), (vec![known], None));
+}
+
+#[test]
+fn with_pace_early_results_wait_for_their_turn_and_none_is_lost() {
+    let settings = "bytes_max = \"1000B\"\npace = \"100ms\"\n[[step.part]]\nname = \"a\"\nas = \"list\"";
+    let mut bench = bench(settings);
+    let long = |n: u32| json!({ "n": n, "pad": "x".repeat(600) });
+    let came: Vec<_> = (0..5).flat_map(|n| bench.event(1000, long(n))).collect();
+    assert_eq!(came, [json!({ "a": [long(0)] })], "the first at once");
+    assert_eq!(bench.due_ms(), Some(1100));
+    bench.restart();
+    assert_eq!(bench.clock(1099).len(), 0);
+    assert_eq!(bench.clock(1100), [json!({ "a": [long(1)] })]);
+    assert_eq!(bench.clock(1200), [json!({ "a": [long(2)] })]);
+    assert_eq!(bench.clock(1300), [json!({ "a": [long(3)] })]);
+    assert_eq!(bench.clock(1400), [json!({ "a": [long(4)] })], "the last one's period was over at 1250");
+    assert_eq!(bench.due_ms(), None);
 }

@@ -112,7 +112,7 @@ impl Session {
             Problem::too_much(too_much)
         })?;
         let caller = Caller { identity, ip: self.guest.ip, peer: self.guest.peer, kill: self.kill.clone() };
-        let wish = Wish { patterns: Vec::new(), start: StartAt::Live, contract: None };
+        let wish = Wish { patterns: Vec::new(), start: StartAt::Live, contract: None, own: None };
         let Started { connection, member, .. } =
             stream::start_in(&self.edge, &caller, places, &wish, dialect, &record::SOCKETIO).await?;
         keeper.may = true;
