@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::kinds::{Feed, METRIC, NATIVE_ROOM};
 use crate::cli::bench::http::{Publisher, Target};
@@ -76,7 +76,8 @@ fn body(feed: Feed, turn: u64, wells: usize) -> Value {
 /// When it is refused, or the daemon breaks off.
 pub(super) async fn run(target: Target, feed: Feed, wells: usize, stop: Rc<Cell<bool>>) -> anyhow::Result<u64> {
     let mut publisher = Publisher::post(&target, &path(feed)).await?;
-    let mut ticks = interval(period(feed));
+    // In the middle, so that as many come in a time as go into it.
+    let mut ticks = interval_at(Instant::now() + period(feed) / 2, period(feed));
     // A daemon that is late is not hurried.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turn = 0;
