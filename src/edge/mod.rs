@@ -28,7 +28,6 @@ mod sinks;
 mod socket;
 mod sse;
 mod stream;
-#[allow(dead_code, reason = "the surfaces that use it come one by one")]
 mod surfaces;
 pub mod tls;
 mod wellformed;

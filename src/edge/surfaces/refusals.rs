@@ -32,10 +32,10 @@ fn surface_of(path: &str) -> Option<Surface> {
 pub(in crate::edge) async fn dress(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let surface = surface_of(request.uri().path()).filter(|surface| edge.settings().surfaces.enabled.contains(surface));
     let Some(surface) = surface else { return next.run(request).await };
-    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+    let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     let Some(Shown(problem)) = response.extensions_mut().remove::<Shown>() else { return response };
-    let asked = Asked { path: &path, headers: &headers };
+    let asked = Asked { path: &path };
     let dressed = match surface {
         Surface::Overview => overview::refusal(&problem, &asked),
         Surface::Metrics => metrics::refusal(&problem, &asked),
@@ -54,7 +54,6 @@ pub(in crate::edge) async fn dress(State(edge): State<Edge>, request: Request, n
 /// What was asked for where it was refused.
 pub(in crate::edge) struct Asked<'r> {
     pub(in crate::edge) path: &'r str,
-    pub(in crate::edge) headers: &'r axum::http::HeaderMap,
 }
 
 /// A refusal in a surface's words.

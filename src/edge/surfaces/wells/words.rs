@@ -87,12 +87,11 @@ pub(in crate::edge::surfaces) fn refusal(problem: &Problem, asked: &Asked<'_>) -
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use axum::http::HeaderMap;
 
     use super::*;
 
     fn said(problem: &Problem, path: &str) -> String {
-        refusal(problem, &Asked { path, headers: &HeaderMap::new() }).unwrap().text
+        refusal(problem, &Asked { path }).unwrap().text
     }
 
     #[test]
