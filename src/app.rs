@@ -23,6 +23,7 @@ use crate::engine::pipelines::Pipelines;
 use crate::engine::rooms::Rooms;
 use crate::engine::rooms::keeper::RoomsKeeper;
 use crate::engine::sinks::{Sinks, SinksError};
+use crate::engine::sources::connections::{ConnectionsSource, Count};
 use crate::engine::sources::generator::{self, GeneratorSource};
 use crate::engine::sources::host::HostSource;
 use crate::engine::sources::ingest::{self, Ingest, IngestSource};
@@ -31,7 +32,7 @@ use crate::limits::Guards;
 use crate::log::{Log, LogError};
 use crate::metrics::exporter;
 use crate::pipelines::{self, Definition};
-use crate::settings::Settings;
+use crate::settings::{Settings, Surface};
 
 /// Bound of a mailbox that only ever holds a few orders.
 const FEW: Bounds = Bounds { messages: 64, bytes: usize::MAX };
@@ -128,6 +129,12 @@ impl App {
         let limits = &settings.limits;
         let bounds = Bounds { messages: limits.mailbox_messages, bytes: limits.mailbox_bytes };
         let connections = Connections::new(census.clone(), bounds, limits.mailboxes_bytes, limits.rooms_per_connection);
+        if settings.pipelines.builtin && settings.surfaces.enabled.contains(&Surface::Metrics) {
+            let (own, shown) = (rooms.clone(), connections.clone());
+            let count: Count = Arc::new(move || shown.count());
+            let make = move || ConnectionsSource::new(own.clone(), Arc::clone(&count));
+            spawn_ticked(&sources, "source connections", LOOK_PERIOD, make).await?;
+        }
         let keepers = Supervisor::start(&census).await?;
         let guards = Guards::new(settings.limits.clone());
         let orders = start_keepers(&keepers, &rooms, &log, &connections, &auth).await?;

@@ -115,7 +115,7 @@ impl Reader {
 
     async fn open(&mut self, connections: &Connections, rooms: &Rooms, cursor: Cursor) {
         let (mut connection, member) =
-            connections.start(rooms, Kept::default(), &record::POLL, anybody()).await.unwrap();
+            connections.start(rooms, Kept::default(), &record::POLL, anybody(), None).await.unwrap();
         let session = connection.handler();
         session.begin(&self.patterns, &StartAt::After(cursor), None).await.unwrap();
         self.open = Some((connection, member));

@@ -82,6 +82,13 @@ impl<H: Handler> Light<H> {
     pub fn mailbox(&self) -> &Mailbox<H::Message> {
         self.inbox.mailbox()
     }
+
+    /// The same actor with another handler, which goes on with what waits, also if the one before had ended.
+    #[must_use]
+    pub fn map<G: Handler<Message = H::Message>>(self, other: impl FnOnce(H) -> G) -> Light<G> {
+        let Self { handler, inbox, batch, window, census, _living, .. } = self;
+        Light { handler: other(handler), inbox, batch, window, census, ended: false, _living }
+    }
 }
 
 impl<H: Handler> std::fmt::Debug for Light<H> {

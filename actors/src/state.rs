@@ -4,7 +4,8 @@
 //! carry the rest:
 //!
 //! * A stream's messages are served in the order of their positions. Where a message of a higher lane arrives while earlier ones of its
-//!   stream wait in lower lanes, those are lifted into its lane in front of it.
+//!   stream wait in lower lanes, those are lifted into its lane in front of it. They are not worth more for it: when there is no room, what was
+//!   lifted gives way as what it is.
 //! * A stream that is *behind* has no message here at all: its reader reads its history, and is level again when it has reached the latest
 //!   position pushed meanwhile. Both sides of that comparison are under this lock, so nothing falls between the two.
 
@@ -43,6 +44,8 @@ pub(crate) struct State<M: Message> {
     bounds: Bounds,
     messages: usize,
     bytes: usize,
+    /// Messages that wait in a higher lane than their own.
+    lifted: usize,
     // Boxed: most mailboxes never have a stream that is behind, and an idle one should stay small.
     behind: Option<Box<Map<M::Stream, Behind>>>,
     unannounced: usize,
@@ -64,6 +67,7 @@ impl<M: Message> State<M> {
             bounds,
             messages: 0,
             bytes: 0,
+            lifted: 0,
             behind: None,
             unannounced: 0,
             shed: Ledger::default(),
@@ -176,12 +180,13 @@ impl<M: Message> State<M> {
         let (true, Some(stream), Some(key)) = (message.policy().conflate, message.stream(), message.key()) else {
             return false;
         };
-        for lane in &mut self.lanes {
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
             // From the back: what conflates is nearly always recent.
             let older = lane.iter().rposition(|old| old.stream() == Some(stream) && old.key() == Some(key));
             if let Some(older) = older.and_then(|index| lane.remove(index)) {
                 self.messages -= 1;
                 self.bytes -= older.bytes();
+                self.lifted -= usize::from(older.lane().index() != at);
                 self.counts.conflated += 1;
                 given_up.push(older);
                 return true;
@@ -206,6 +211,9 @@ impl<M: Message> State<M> {
     /// The oldest message of a lane that belongs to a stream goes; `false` if there is none. If its stream can be read later, the whole stream goes behind and nothing is lost.
     /// What belongs to no stream stays: nobody could be told of it.
     fn displace_oldest(&mut self, lane: usize, given_up: &mut Vec<M>) -> bool {
+        if self.lifted > 0 && self.displace_lifted(lane, given_up) {
+            return true;
+        }
         let Some(at) = self.lanes[lane].iter().position(|message| message.stream().is_some()) else { return false };
         if self.lanes[lane][at].policy().on_full == OnFull::CatchUp {
             if let Some(stream) = self.fullest_stream(lane, None) {
@@ -213,9 +221,23 @@ impl<M: Message> State<M> {
             }
             return true;
         }
+        self.displace(lane, at, given_up)
+    }
+
+    /// The oldest message of a lane that was lifted out of it goes: in its stream it comes before all that still wait in it. What can be read later stays.
+    fn displace_lifted(&mut self, own: usize, given_up: &mut Vec<M>) -> bool {
+        let gives_way = |message: &M| {
+            message.lane().index() == own && message.stream().is_some() && message.policy().on_full != OnFull::CatchUp
+        };
+        let found = (0..own).find_map(|lane| Some((lane, self.lanes[lane].iter().position(gives_way)?)));
+        found.is_some_and(|(lane, at)| self.displace(lane, at, given_up))
+    }
+
+    fn displace(&mut self, lane: usize, at: usize, given_up: &mut Vec<M>) -> bool {
         let Some(victim) = self.lanes[lane].remove(at) else { return false };
         self.messages -= 1;
         self.bytes -= victim.bytes();
+        self.lifted -= usize::from(victim.lane().index() != lane);
         self.note_shed(&victim, Reason::Displaced);
         given_up.push(victim);
         true
@@ -252,7 +274,7 @@ impl<M: Message> State<M> {
     /// Gives up all of a stream's messages; its reader goes on from its history.
     fn evict(&mut self, stream: &M::Stream, given_up: &mut Vec<M>) {
         let mut span: Option<(u64, u64)> = None;
-        for lane in &mut self.lanes {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
             if !lane.iter().any(|message| message.stream() == Some(stream)) {
                 continue;
             }
@@ -262,6 +284,7 @@ impl<M: Message> State<M> {
                     span = Some(span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
                     self.messages -= 1;
                     self.bytes -= message.bytes();
+                    self.lifted -= usize::from(message.lane().index() != index);
                     self.counts.behind += 1;
                     given_up.push(message);
                 } else {
@@ -331,10 +354,11 @@ impl<M: Message> State<M> {
             return;
         }
         let mut lifted: Vec<M> = Vec::new();
-        for lane in &mut self.lanes[own + 1..] {
+        for (index, lane) in self.lanes.iter_mut().enumerate().skip(own + 1) {
             if lane.iter().any(|earlier| earlier.stream() == Some(stream)) {
                 for earlier in std::mem::take(lane) {
                     if earlier.stream() == Some(stream) {
+                        self.lifted += usize::from(earlier.lane().index() == index);
                         lifted.push(earlier);
                     } else {
                         lane.push_back(earlier);
@@ -365,13 +389,16 @@ impl<M: Message> State<M> {
             batch.messages.reserve_exact(1);
         }
         let (mut messages, mut bytes) = (0, 0);
-        'lanes: for lane in &mut self.lanes {
+        'lanes: for (index, lane) in self.lanes.iter_mut().enumerate() {
             while let Some(front) = lane.front() {
                 let weight = front.bytes();
                 if messages > 0 && (messages >= window.messages || bytes + weight > window.bytes) {
                     break 'lanes;
                 }
                 messages += 1;
+                if self.lifted > 0 {
+                    self.lifted -= usize::from(front.lane().index() != index);
+                }
                 bytes += weight;
                 batch.messages.extend(lane.pop_front());
             }
@@ -396,6 +423,7 @@ impl<M: Message> State<M> {
         }
         self.messages = 0;
         self.bytes = 0;
+        self.lifted = 0;
         self.behind = None;
         self.unannounced = 0;
         self.shed = Ledger::default();

@@ -71,6 +71,26 @@ fn displace_gives_up_the_oldest_of_its_own_lane() {
 }
 
 #[test]
+fn what_was_lifted_gives_way_as_what_it_is() {
+    let (mailbox, mut inbox) = mailbox(6);
+    // One stream, in which every lane comes by turns: all wait in the critical lane then, because each comes before a critical one.
+    for (position, lane) in (1..=9).zip([Lane::Low, Lane::Normal, Lane::Critical].into_iter().cycle()) {
+        mailbox.push(Note::new(1, position, lane, OnFull::Displace)).unwrap();
+    }
+    let batch = take(&mut inbox);
+    assert_eq!(places(&batch), [2, 3, 5, 6, 8, 9].map(|position| (1, position)), "the low ones went, whoever came");
+    assert_eq!(
+        batch.shed.iter().map(|run| (run.from, run.lane)).collect::<Vec<_>>(),
+        [1, 4, 7].map(|at| (at, Lane::Low))
+    );
+    // Nothing is left of it: what comes now is lifted out of nothing.
+    for position in 10..=16 {
+        mailbox.push(Note::new(1, position, Lane::Normal, OnFull::Displace)).unwrap();
+    }
+    assert_eq!(places(&take(&mut inbox)), (11..=16).map(|position| (1, position)).collect::<Vec<_>>());
+}
+
+#[test]
 fn reject_gives_the_message_back() {
     let (mailbox, _inbox) = mailbox(1);
     mailbox.push(Note::new(1, 1, Lane::Normal, OnFull::Reject)).unwrap();

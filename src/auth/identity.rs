@@ -145,6 +145,8 @@ pub enum Credential {
     Token(Arc<TokenFacts>),
     /// A token that a login gave to a user of the settings.
     User(Arc<TokenFacts>),
+    /// In no way: somebody who reads what is open to all.
+    Nothing,
 }
 
 /// What is remembered of a token.
@@ -172,6 +174,7 @@ impl Credential {
             Self::Key { .. } => "key",
             Self::Token(_) => "token",
             Self::User(_) => "user",
+            Self::Nothing => "none",
         }
     }
 }
@@ -189,6 +192,14 @@ pub struct Identity {
     pub rights: Rights,
     /// When that ends, in milliseconds since 1970.
     pub expires_ms: Option<u64>,
+}
+
+impl Identity {
+    /// Whether it has a role.
+    #[must_use]
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|own| own == role)
+    }
 }
 
 /// A token's claims as they are read; what is of another kind than expected makes the token a wrong one.

@@ -162,7 +162,7 @@ impl Known {
     /// What a token's bearer may do now; `None` where it speaks for a user who is not there any more, or has another password.
     pub(super) fn rights(&self, credential: &Credential, subject: &str) -> Option<(Vec<SmolStr>, Rights)> {
         let facts = match credential {
-            Credential::Key { .. } => return None,
+            Credential::Key { .. } | Credential::Nothing => return None,
             Credential::Token(facts) => facts,
             Credential::User(facts) => {
                 let user = self.users.get(subject)?;

@@ -224,11 +224,13 @@ impl Auth {
                     return None;
                 }
                 let (roles, rights) = known.rights(&identity.credential, &identity.subject)?;
-                if rights == identity.rights {
+                if rights == identity.rights && roles == identity.roles {
                     return Some(Arc::clone(identity));
                 }
                 Some(Arc::new(Identity { roles, rights, ..(**identity).clone() }))
             }
+            // What is open to all stays so until the daemon is started again.
+            Credential::Nothing => Some(Arc::clone(identity)),
         }
     }
 
@@ -252,7 +254,7 @@ impl Auth {
         let identity = self.check(token).ok()?;
         match &identity.credential {
             Credential::Token(facts) | Credential::User(facts) => Some((facts.id.clone(), identity.expires_ms)),
-            Credential::Key { .. } => None,
+            Credential::Key { .. } | Credential::Nothing => None,
         }
     }
 

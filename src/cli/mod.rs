@@ -68,7 +68,7 @@ enum Command {
     User(user::UserArguments),
     /// Ask a daemon with these settings whether it is ready
     Health(health::HealthArguments),
-    /// Measure a daemon: fan-out, replay, ingest
+    /// Measure a daemon: fan-out, replay, ingest, dashboards
     Bench(bench::BenchArguments),
     /// Print a shell's completions
     Completions {

@@ -1,14 +1,23 @@
-//! Answers in JSON, and how a client that polls is spared what it has: `ETag`, `If-None-Match` and `304` (RFC 9110, sections 8.8.3 and 13.1.2).
+//! Answers in JSON, and how a client that polls is spared what it has: `ETag`, `If-None-Match` and `304` (RFC 9110, sections 8.8.3 and 13.1.2), and gzip.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::body::{Body, HttpBody as _};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::surfaces::packing;
+
 /// Kept by a browser, but asked for each time: then it is `304` where nothing has changed. Never by a cache that others share.
-const ASK_EACH_TIME: &str = "private, no-cache";
+const ASK_EACH_TIME: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// What an answer with a tag depends on beside its address: it goes out packed and not.
+const VARY: HeaderValue = HeaderValue::from_static("accept-encoding");
+/// What is larger is packed by a thread that may take its time.
+const PACK_AT_ONCE_BYTES: u64 = 64 << 10;
 
 /// An answer in JSON that no cache may keep.
 pub(super) fn json(body: impl Into<axum::body::Body>) -> Response {
@@ -22,7 +31,8 @@ pub(super) fn tagged(headers: &HeaderMap, body: impl Into<Bytes>) -> Response {
     let digest = Sha256::digest(&body);
     let mut tag = String::with_capacity(32);
     for byte in &digest[..16] {
-        tag.push_str(&format!("{byte:02x}"));
+        // Writing to memory does not fail.
+        let _ = write!(tag, "{byte:02x}");
     }
     Tag::of(tag).answer(headers, || body)
 }
@@ -46,12 +56,13 @@ impl Tag {
     /// `304`, if the client has what this names.
     pub(super) fn unchanged(&self, headers: &HeaderMap) -> Option<Response> {
         let shown = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        let tag = self.0.to_str().unwrap_or_default();
-        // Weak ones are the same here: a proxy that packs answers makes strong ones weak.
+        let tag = opaque(self.0.to_str().unwrap_or_default());
+        // No tag of ours has a comma in it, so one of another server that has is only taken for two others.
         let mut tags = shown.flat_map(|value| value.split(',')).map(str::trim);
-        let has = tags.any(|shown| shown == "*" || shown.strip_prefix("W/").unwrap_or(shown) == tag);
+        let has = tags.any(|shown| shown == "*" || opaque(shown) == tag);
         has.then(|| {
-            let headers = [(header::ETAG, self.0.clone()), (header::CACHE_CONTROL, ask_each_time())];
+            let headers =
+                [(header::ETAG, self.0.clone()), (header::CACHE_CONTROL, ASK_EACH_TIME), (header::VARY, VARY)];
             (StatusCode::NOT_MODIFIED, headers).into_response()
         })
     }
@@ -60,15 +71,49 @@ impl Tag {
     pub(super) fn fresh(self, body: impl Into<axum::body::Body>) -> Response {
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (header::CACHE_CONTROL, ask_each_time()),
+            (header::CACHE_CONTROL, ASK_EACH_TIME),
+            (header::VARY, VARY),
             (header::ETAG, self.0),
         ];
         (headers, body.into()).into_response()
     }
 }
 
-fn ask_each_time() -> HeaderValue {
-    HeaderValue::from_static(ASK_EACH_TIME)
+/// A tag without the mark that it is weak: the weak comparison looks at nothing else.
+fn opaque(tag: &str) -> &str {
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+/// Packs with gzip what has a tag, where the client takes that and it is worth it.
+pub(super) async fn pack(request: Request, next: Next) -> Response {
+    let wanted = request.method() == Method::GET && packing::wanted(request.headers());
+    let response = next.run(request).await;
+    let headers = response.headers();
+    let is_tagged = headers.contains_key(header::ETAG) && !headers.contains_key(header::CONTENT_ENCODING);
+    // It is in memory as a whole, so its length is known.
+    let length = response.body().size_hint().exact().unwrap_or(0);
+    if !wanted || !is_tagged || length == 0 {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let packed = if length <= PACK_AT_ONCE_BYTES {
+        packing::gzip(&body)
+    } else {
+        let body = body.clone();
+        tokio::task::spawn_blocking(move || packing::gzip(&body)).await.unwrap_or_default()
+    };
+    let Some(packed) = packed else { return Response::from_parts(parts, Body::from(body)) };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    // Weak now, because other bytes say the same (RFC 9110, section 8.8.1).
+    let strong = parts.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    if let Some(weak) = strong.and_then(|tag| HeaderValue::try_from(format!("W/{}", opaque(tag))).ok()) {
+        parts.headers.insert(header::ETAG, weak);
+    }
+    Response::from_parts(parts, Body::from(packed))
 }
 
 #[cfg(test)]
@@ -85,10 +130,10 @@ mod tests {
     fn who_shows_the_tag_is_not_sent_it_again() {
         let status = |headers: &HeaderMap| Tag::of("a-1").answer(headers, || "body").status();
         assert_eq!(status(&HeaderMap::new()), StatusCode::OK);
-        for known in ["\"a-1\"", "W/\"a-1\"", "\"x\", \"a-1\"", "*"] {
+        for known in ["\"a-1\"", "W/\"a-1\"", "\"x\", \"a-1\"", "W/\"x\",W/\"a-1\"", "*"] {
             assert_eq!(status(&asked(known)), StatusCode::NOT_MODIFIED, "{known}");
         }
-        for other in ["\"a-2\"", "a-1", ""] {
+        for other in ["\"a-2\"", "a-1", "W/a-1", "w/\"a-1\"", ""] {
             assert_eq!(status(&asked(other)), StatusCode::OK, "{other}");
         }
     }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use super::caller::Caller;
 use super::problem::Problem;
 use super::server::Peer;
+use super::surfaces::metrics;
 use super::{Edge, body, page, wellformed};
 use crate::audit::Entry;
 use crate::engine::connections::profile::Kill;
@@ -19,11 +20,13 @@ use crate::limits::client;
 use crate::metrics::record;
 
 /// What is open to all.
-const OPEN: [&str; 6] = ["/livez", "/readyz", "/api/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
+const OPEN: [&str; 7] = ["/livez", "/readyz", "/api/health", "/health", "/openapi.json", "/docs", "/api/v1/auth/login"];
 /// Where whoever comes says later who it is: a Socket.IO client does so when it connects, behind its first requests.
 const LATER: [&str; 2] = ["/socket.io", "/socket.io/"];
 /// And the files of the page that describes the API, examples of clients, and the script that they use.
 const OPEN_FILES: [&str; 3] = ["/docs/", "/examples/", "/socket.io/socket.io."];
+/// Where a lost connection of the surface analytics is taken up again.
+pub(super) const RECONNECT: &str = "/api/admin/analytics/reconnect";
 /// The session cookie's name.
 pub(super) const COOKIE: &str = "tidegate_session";
 
@@ -50,6 +53,8 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
         || LATER.contains(&path)
         || OPEN_FILES.iter().any(|files| path.starts_with(files))
         || (path == "/metrics" && edge.settings().metrics_public);
+    // Its token says who comes, and not by what it is anywhere else.
+    let is_open = is_open || path == RECONNECT;
     if is_open {
         return next.run(request).await;
     }
@@ -57,8 +62,11 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer { address: None, tls: false });
     let shown = shown(&edge, &request);
     let kill = request.extensions().get::<Kill>().cloned().unwrap_or_default();
-    let caller = match identify(&edge, shown, peer, kill, ip).await {
+    let caller = match identify(&edge, shown, peer, kill.clone(), ip).await {
         Ok(caller) => caller,
+        Err(_) if metrics::is_public(&edge.settings(), &request) => {
+            Caller::anybody(ip, peer, kill, metrics::public_rooms())
+        }
         Err(problem) => return turn_away(&edge, request, ip, problem).await,
     };
     let noted = (caller.clone(), request.method().clone(), request.uri().path().to_owned());
@@ -94,7 +102,11 @@ fn client_ip(edge: &Edge, request: &Request) -> Option<IpAddr> {
 
 /// What a request shows.
 fn shown(edge: &Edge, request: &Request) -> Result<String, Problem> {
-    match credential(request) {
+    shown_in(edge, request, credential(request))
+}
+
+fn shown_in(edge: &Edge, request: &Request, credential: Credential<'_>) -> Result<String, Problem> {
+    match credential {
         Credential::Shown(shown) => Ok(shown.into_owned()),
         Credential::Cookie(token) => check_origin(edge, request.uri(), request.headers()).map(|()| token.to_owned()),
         Credential::Unreadable | Credential::None => Err(Problem::unauthorized()),
@@ -122,6 +134,18 @@ pub(super) fn shown_if_any(edge: &Edge, request: &Request) -> Shown {
     }
 }
 
+/// The credentials of a request that stand elsewhere than in its `token`.
+pub(super) fn shown_beside_token(edge: &Edge, request: &Request) -> Result<Vec<String>, Problem> {
+    let mut shown = Vec::new();
+    for credential in [in_header(request), in_query(request, &["access_token"]), in_cookie(request)] {
+        match credential {
+            Credential::None => {}
+            credential => shown.push(shown_in(edge, request, credential)?),
+        }
+    }
+    Ok(shown)
+}
+
 async fn identify(
     edge: &Edge,
     shown: Result<String, Problem>,
@@ -135,17 +159,24 @@ async fn identify(
 
 /// The header counts where there is one, then the query, then the cookie; a wrong one is not made good by the next.
 fn credential(request: &Request) -> Credential<'_> {
-    if let Some(header) = request.headers().get(header::AUTHORIZATION) {
-        let bearer = header.to_str().ok().and_then(|value| value.split_once(' '));
-        let key = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
-        return key.map_or(Credential::Unreadable, |key| Credential::Shown(key.into()));
-    }
+    let places = [in_header(request), in_query(request, &["access_token", "token"]), in_cookie(request)];
+    places.into_iter().find(|credential| !matches!(credential, Credential::None)).unwrap_or(Credential::None)
+}
+
+fn in_header(request: &Request) -> Credential<'_> {
+    let Some(header) = request.headers().get(header::AUTHORIZATION) else { return Credential::None };
+    let bearer = header.to_str().ok().and_then(|value| value.split_once(' '));
+    let key = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key.trim());
+    key.map_or(Credential::Unreadable, |key| Credential::Shown(key.into()))
+}
+
+fn in_query<'r>(request: &'r Request, names: &[&str]) -> Credential<'r> {
     let query = request.uri().query().unwrap_or_default();
-    let mut given =
-        form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "access_token" || name == "token");
-    if let Some((_, key)) = given.next() {
-        return Credential::Shown(key);
-    }
+    let mut given = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| names.contains(&&**name));
+    given.next().map_or(Credential::None, |(_, key)| Credential::Shown(key))
+}
+
+fn in_cookie(request: &Request) -> Credential<'_> {
     let cookies = request.headers().get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == COOKIE).map_or(Credential::None, |(_, token)| Credential::Cookie(token))

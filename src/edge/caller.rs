@@ -12,8 +12,9 @@ use super::problem::Problem;
 use super::server::Peer;
 use crate::audit::Entry;
 use crate::auth::Identity;
+use crate::auth::identity::{Credential, Rights};
 use crate::engine::connections::profile::Kill;
-use crate::event::RoomName;
+use crate::event::{Pattern, RoomName};
 
 /// Somebody who has passed the door.
 #[derive(Debug, Clone)]
@@ -28,6 +29,21 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Somebody who shows nothing, or nothing that is good, where something is open to all: it may read these rooms.
+    pub(super) fn anybody(ip: Option<IpAddr>, peer: Peer, kill: Kill, read: Vec<Pattern>) -> Self {
+        // Limits for each user are for each address then.
+        let subject = ip.map_or_else(|| "anybody".into(), |ip| format!("anybody at {ip}").into());
+        let rights = Rights { read, ..Rights::default() };
+        let credential = Credential::Nothing;
+        let identity = Identity { subject, credential, roles: Vec::new(), rights, expires_ms: None };
+        Self { identity: Arc::new(identity), ip, peer, kill }
+    }
+
+    /// The same, for somebody who has shown who it is and may not read them.
+    pub(super) fn into_anybody(self, read: Vec<Pattern>) -> Self {
+        Self::anybody(self.ip, self.peer, self.kill, read)
+    }
+
     /// The caller of a request that has passed the door.
     pub(super) fn of(extensions: &Extensions) -> Result<Self, Problem> {
         // Missing only if a route stood outside the door.

@@ -96,7 +96,7 @@ impl<'a> Asked<'a> {
             .as_deref()
             .map(|text| named(&OnSlow::ALL, text).ok_or_else(|| one("on_slow", words(&OnSlow::ALL))));
         let (priority, on_slow) = (priority.transpose()?, on_slow.transpose()?);
-        let contract = Contract { mode, field, period_ms, filter, kinds, priority, on_slow, internal: false };
+        let contract = Contract { mode, field, period_ms, filter, kinds, priority, on_slow, ..Contract::default() };
         Ok((contract != Contract::default()).then(|| Arc::new(contract)))
     }
 }

@@ -3,13 +3,15 @@
 use axum::response::Response;
 use bytes::{BufMut, BytesMut};
 
+use super::answer::{self, Tag};
 use super::caller::Caller;
 use super::dialects::json;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, answer, contract};
+use super::rooms::Asked;
+use super::{Edge, contract};
 use crate::engine::connections::thin::Thin;
-use crate::engine::rooms::{Start, StartAt};
+use crate::engine::rooms::{Room, Start, StartAt};
 use crate::event::{Event, RoomName};
 
 const LIMIT_MAX: u64 = 1000;
@@ -70,6 +72,7 @@ impl Gathered {
     ),
     responses(
         (status = 200, description = "Events, oldest first, and the cursor to go on from", body = ref("#/components/schemas/History"), content_type = "application/json"),
+        (status = 304, description = "The client has it: If-None-Match names its ETag"),
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -81,16 +84,23 @@ pub(super) async fn read(
     edge: &Edge,
     caller: &Caller,
     name: &RoomName,
-    query: Option<&str>,
+    asked: &Asked<'_>,
 ) -> Result<Response, Problem> {
     caller.may_read(name)?;
     let mut allowed = vec!["after", "since", "tail", "limit"];
     allowed.extend(contract::FIELDS);
-    let params = Params::parse(query, &allowed)?;
+    let params = Params::parse(asked.query, &allowed)?;
     let contract = contract::Asked::of_query(&params).contract()?;
     let tail = params.number("tail", 0, LIMIT_MAX)?;
     let limit = params.number("limit", 1, LIMIT_MAX)?;
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
+    let tag = tag(edge, &room);
+    // An age is another time with each call.
+    if params.get("since").is_none()
+        && let Some(unchanged) = tag.unchanged(asked.headers)
+    {
+        return Ok(unchanged);
+    }
     let start = params.start(None)?.map(|start| contract::aligned(start, contract.as_deref()));
     let start = match start {
         None => Start::Tail(limit.unwrap_or(LIMIT_DEFAULT)),
@@ -174,5 +184,16 @@ pub(super) async fn read(
     body.put_slice(b"],\"notices\":[");
     body.put_slice(&notices);
     body.put_slice(format!("],\"cursor\":\"{after}\",\"more\":{more}}}").as_bytes());
-    Ok(answer::json(body.freeze()))
+    if params.get("since").is_some() {
+        return Ok(answer::tagged(asked.headers, body.freeze()));
+    }
+    Ok(tag.fresh(body.freeze()))
+}
+
+/// What a room's history is known by: what it holds, from where to where.
+fn tag(edge: &Edge, room: &Room) -> Tag {
+    // The head first: what comes meanwhile may be in the answer, and is there the next time too.
+    let head = room.head();
+    let (first, count) = room.held().unwrap_or_default();
+    Tag::of(format_args!("{:x}-{first}-{count}-{head}", edge.started_ms))
 }

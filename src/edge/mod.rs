@@ -87,6 +87,8 @@ pub struct Shared {
     pub started: Instant,
     /// The same in milliseconds since 1970.
     pub started_ms: u64,
+    /// Connections of the surface analytics.
+    analytics: surfaces::analytics::Desk,
     /// Bytes of publish bodies that may still come in, in KiB.
     bodies: Arc<Semaphore>,
     stopping: AtomicBool,
@@ -140,6 +142,7 @@ impl Edge {
             census,
             started,
             started_ms,
+            analytics: surfaces::analytics::Desk::default(),
             bodies,
             stopping,
         };

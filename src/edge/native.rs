@@ -13,7 +13,8 @@ use super::caller::Caller;
 use super::problem::Problem;
 use super::surfaces::{self, refusals};
 use super::{
-    Edge, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks, stream,
+    Edge, answer, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks,
+    stream,
 };
 use crate::event::RoomName;
 
@@ -50,6 +51,7 @@ pub fn router(edge: Edge) -> Router {
             Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         .fallback(|| async { Problem::not_found("there is nothing here") })
+        .layer(middleware::from_fn(answer::pack))
         .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
         .layer(middleware::from_fn_with_state(edge.clone(), refusals::dress))
         .layer(cors)
@@ -70,8 +72,13 @@ fn cors(edge: &Edge) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
-        .expose_headers([header::RETRY_AFTER])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_NONE_MATCH,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER, header::ETAG, HeaderName::from_static("x-reconnect-token")])
         .allow_credentials(true)
 }
 
@@ -96,13 +103,13 @@ async fn room(State(edge): State<Edge>, request: Request) -> Response {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
-    let query = request.uri().query();
+    let asked = rooms::Asked { query: request.uri().query(), headers: request.headers() };
     let outcome = match (part, request.method()) {
         (Part::Events, &Method::POST) => publish::publish(&edge, &caller, name, request).await,
-        (Part::Events, &Method::GET | &Method::HEAD) => history::read(&edge, &caller, &name, query).await,
+        (Part::Events, &Method::GET | &Method::HEAD) => history::read(&edge, &caller, &name, &asked).await,
         (Part::Events, _) => Err(Problem::method("GET, POST")),
-        (Part::State, &Method::GET | &Method::HEAD) => rooms::state(&edge, &caller, &name, query),
-        (Part::Room, &Method::GET | &Method::HEAD) => rooms::one(&edge, &caller, &name, query),
+        (Part::State, &Method::GET | &Method::HEAD) => rooms::state(&edge, &caller, &name, &asked),
+        (Part::Room, &Method::GET | &Method::HEAD) => rooms::one(&edge, &caller, &name, &asked),
         (Part::State | Part::Room, _) => Err(Problem::method("GET")),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)

@@ -57,6 +57,13 @@ impl Problem {
         problem
     }
 
+    /// Fields or parameters that are not right: objects with `field` and `message`, and whatever a surface says beside.
+    #[must_use]
+    pub(super) fn fields(errors: Vec<Value>) -> Self {
+        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-fields", "nothing was done: see errors");
+        Self { errors, ..problem }
+    }
+
     /// Something that is not there.
     #[must_use]
     pub fn not_found(detail: impl Into<String>) -> Self {

@@ -12,8 +12,9 @@ use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, answer};
+use crate::engine::rooms::Receipt;
 use crate::event::incoming::{BodyLimits, Format, parse};
-use crate::event::{Ack, RoomName};
+use crate::event::{Ack, NewEvent, RoomName};
 use crate::metrics::record;
 use crate::traces;
 
@@ -96,20 +97,10 @@ async fn take(
 ) -> Result<Response, Problem> {
     let settings = edge.settings();
     let limits = &settings.limits;
-    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
     let received = receive(edge, &head.headers, encoding, body).await?;
     let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let mut events = parse(format, &received.bytes, bounds)?;
-    let tracing = traces::publishing(room.as_str(), parent);
-    if let Some(tracing) = &tracing {
-        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
-    }
-    let outcome = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await;
-    if let Some(tracing) = tracing {
-        let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
-        tracing.end(outcome.map_err(ToString::to_string));
-    }
-    let receipt = outcome?;
+    let events = parse(format, &received.bytes, bounds)?;
+    let receipt = hand_in(edge, room, events, ack, head).await?;
     record::published(ack, received.at.elapsed());
     let mut answer = json!({
         "count": receipt.count,
@@ -121,4 +112,25 @@ async fn take(
         answer["duplicates"] = receipt.duplicates.into();
     }
     Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
+}
+
+/// Hands events to their room and waits for its receipt, and for the log as far as `ack` asks; where traces are followed, as a part of the trace that the request's head names.
+pub(super) async fn hand_in(
+    edge: &Edge,
+    room: RoomName,
+    mut events: Vec<NewEvent>,
+    ack: Ack,
+    head: &Parts,
+) -> Result<Receipt, Problem> {
+    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let tracing = traces::publishing(room.as_str(), parent);
+    if let Some(tracing) = &tracing {
+        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    }
+    let outcome = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await;
+    if let Some(tracing) = tracing {
+        let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+        tracing.end(outcome.map_err(ToString::to_string));
+    }
+    Ok(outcome?)
 }

@@ -1,15 +1,17 @@
 //! `GET /v1/rooms`, `GET /v1/rooms/{room}` and `GET /v1/rooms/{room}/state`.
 
 use axum::extract::{RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};
 use tidegate_actors::OnFull;
 
+use super::Edge;
+use super::answer::{self, Tag};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
-use super::{Edge, answer};
 use crate::clock;
 use crate::engine::rooms::Room;
 use crate::event::encode::write_json_text;
@@ -18,6 +20,12 @@ use crate::settings::Namespace;
 
 const LIMIT_MAX: u64 = 10_000;
 const LIMIT_DEFAULT: u64 = 1000;
+
+/// What of a request says how it is answered.
+pub(super) struct Asked<'r> {
+    pub(super) query: Option<&'r str>,
+    pub(super) headers: &'r HeaderMap,
+}
 
 /// The rooms there are and that the caller may read, by name.
 #[utoipa::path(
@@ -31,6 +39,7 @@ const LIMIT_DEFAULT: u64 = 1000;
     ),
     responses(
         (status = 200, description = "The rooms that the caller may read, by name", body = ref("#/components/schemas/Rooms"), content_type = "application/json"),
+        (status = 304, description = "The client has it: If-None-Match names its ETag"),
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -40,6 +49,7 @@ pub(super) async fn list(
     State(edge): State<Edge>,
     caller: Caller,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let params = Params::parse(query.as_deref(), &["pattern", "limit"])?;
     let pattern =
@@ -56,7 +66,7 @@ pub(super) async fn list(
         json!({ "rooms": shown.collect::<Vec<_>>(), "total": names.len() })
     });
     let listed = listed.await.map_err(|_| Problem::unavailable("internal", "the list could not be made"))?;
-    Ok(answer::json(listed.to_string()))
+    Ok(answer::tagged(&headers, listed.to_string()))
 }
 
 /// One room.
@@ -70,6 +80,7 @@ pub(super) async fn list(
     ),
     responses(
         (status = 200, description = "One room", body = ref("#/components/schemas/RoomDetail"), content_type = "application/json"),
+        (status = 304, description = "The client has it: If-None-Match names its ETag"),
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -77,14 +88,14 @@ pub(super) async fn list(
         (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
-pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, asked: &Asked<'_>) -> Result<Response, Problem> {
     caller.may_read(name)?;
-    Params::parse(query, &[])?;
+    Params::parse(asked.query, &[])?;
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
     let mut body = of_room(&room);
     body["settings"] = settings(room.settings());
     body["state"] = room.state_size().map_or(Value::Null, |(keys, bytes)| json!({ "keys": keys, "bytes": bytes }));
-    Ok(answer::json(body.to_string()))
+    Ok(answer::tagged(asked.headers, body.to_string()))
 }
 
 /// A room's state: the table that a pipeline keeps of it, or one key of it.
@@ -99,6 +110,7 @@ pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&
     ),
     responses(
         (status = 200, description = "The state, and the seq up to which every change is in it: a stream after it gets the changes that follow", body = ref("#/components/schemas/RoomState"), content_type = "application/json"),
+        (status = 304, description = "The client has it: If-None-Match names its ETag"),
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -106,11 +118,16 @@ pub(super) fn one(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&
         (status = 503, description = "The daemon cannot do it now; see Retry-After", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
     ),
 )]
-pub(super) fn state(edge: &Edge, caller: &Caller, name: &RoomName, query: Option<&str>) -> Result<Response, Problem> {
+pub(super) fn state(edge: &Edge, caller: &Caller, name: &RoomName, asked: &Asked<'_>) -> Result<Response, Problem> {
     caller.may_read(name)?;
-    let params = Params::parse(query, &["key"])?;
+    let params = Params::parse(asked.query, &["key"])?;
     let room = edge.rooms.find(name)?.ok_or_else(|| Problem::not_found(format!("there is no room {name}")))?;
     let none = || Problem::not_found(format!("no pipeline keeps a state of the room {name}"));
+    let (table, head) = room.state_version().ok_or_else(none)?;
+    let tag = Tag::of(format_args!("{:x}-{table}-{head}", edge.started_ms));
+    if let Some(unchanged) = tag.unchanged(asked.headers) {
+        return Ok(unchanged);
+    }
     let mut body = BytesMut::new();
     // Texts of names and numbers need no escape, and the values are JSON.
     if let Some(key) = params.get("key") {
@@ -130,7 +147,7 @@ pub(super) fn state(edge: &Edge, caller: &Caller, name: &RoomName, query: Option
         body.put_slice(&snapshot.json);
     }
     body.put_u8(b'}');
-    Ok(answer::json(body.freeze()))
+    Ok(tag.fresh(body.freeze()))
 }
 
 /// A room by its name, without bringing it into memory.

@@ -58,14 +58,19 @@ const TOO_MANY_OF_ONE: Refusal = (
     "{\"type\":\"urn:tidegate:problem:too-many-connections\",\"title\":\"Too Many Requests\",\"status\":429,\"detail\":\"this address has as many TCP connections as it may (limits.per_ip_sockets)\",\"retryAfter\":5}",
 );
 
-/// Raises the open-file limit as far as it goes; how many connections it leaves room for.
-#[must_use]
-pub fn connections_max(limits: &Limits) -> usize {
+/// Raises the open-file limit as far as it goes; how many files may be open then.
+pub fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     // A limit that cannot be raised is used as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20);
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+/// Raises the open-file limit as far as it goes; how many connections it leaves room for.
+#[must_use]
+pub fn connections_max(limits: &Limits) -> usize {
+    let files = raise_open_files();
     let room = usize::try_from(files.saturating_sub(FILES_RESERVED).max(16)).unwrap_or(usize::MAX);
     // Beside the streams there is room for calls, so that a full daemon still answers its probes.
     if limits.connections == 0 {

@@ -1,6 +1,7 @@
 //! `GET /v1/sinks`: how the sinks are; `GET /v1/sinks/{name}/events`: what one has stored. For admins.
 
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -70,6 +71,7 @@ fn describe(edge: &Edge, name: &str) -> Option<Value> {
     ),
     responses(
         (status = 200, description = "What it has stored, newest first", body = ref("#/components/schemas/StoredEvents"), content_type = "application/json"),
+        (status = 304, description = "The client has it: If-None-Match names its ETag"),
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -82,6 +84,7 @@ pub(super) async fn events(
     caller: Caller,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.is_admin()?;
     let params = Params::parse(query.as_deref(), &["rooms", "limit"])?;
@@ -95,7 +98,7 @@ pub(super) async fn events(
     let found = edge.sinks.newest(&name, &rooms, usize::try_from(limit).unwrap_or(usize::MAX)).await;
     let found = found.map_err(|error| unavailable(&error))?;
     let events: Vec<String> = found.iter().map(event).collect();
-    Ok(answer::json(format!("{{\"events\":[{}]}}", events.join(","))))
+    Ok(answer::tagged(&headers, format!("{{\"events\":[{}]}}", events.join(","))))
 }
 
 /// An event as JSON, with its data as it was stored.

@@ -39,6 +39,14 @@ pub(in crate::edge) trait Streamed: Dialect<Output = Bytes> {
     /// Headers of its own.
     fn headers(&self, _: &mut HeaderMap) {}
 
+    /// What becomes of a connection whose response is over, or whose client has gone; by default it goes too.
+    fn over(_: &Edge, connection: Connection<Self>, member: Member)
+    where
+        Self: Sized,
+    {
+        drop((connection, member));
+    }
+
     /// After how long without an event the stream ends; `None` for never.
     fn idle(_: &Settings) -> Option<Duration> {
         None
@@ -75,17 +83,30 @@ pub(in crate::edge) fn serve<D: Streamed>(edge: &Edge, started: Started<D>) -> R
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     connection.handler().dialect().headers(&mut headers);
     // In a box: between two writes it is held twice, as state and in the future, and only a pointer of it should be.
-    let stream = Box::new(Stream::new(edge, connection, member));
-    let body = Body::from_stream(unfold(stream, |mut stream| async {
-        let bytes = stream.next().await?;
-        Some((Ok::<Bytes, Infallible>(bytes), stream))
+    let running = Running(Some(Box::new(Stream::new(edge, connection, member))));
+    let body = Body::from_stream(unfold(running, |mut running| async {
+        let bytes = running.0.as_mut()?.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), running))
     }));
     (headers, body).into_response()
 }
 
+/// A stream for as long as somebody asks for more of it.
+struct Running<D: Streamed>(Option<Box<Stream<D>>>);
+
+impl<D: Streamed> Drop for Running<D> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            let Stream { edge, connection, member, .. } = *stream;
+            D::over(&edge, connection, member);
+        }
+    }
+}
+
 struct Stream<D: Streamed> {
+    edge: Edge,
     connection: Connection<D>,
-    _member: Member,
+    member: Member,
     /// Woken every [`Stream::period`]; never touched by a delivery, so that one costs no timer.
     timer: Pin<Box<Sleep>>,
     next_heartbeat: Instant,
@@ -109,8 +130,9 @@ impl<D: Streamed> Stream<D> {
         let (reconnect_spread, idle) = (settings.server.reconnect_spread, D::idle(&settings));
         let (written, first, ended) = (false, true, false);
         Self {
+            edge: edge.clone(),
             connection,
-            _member: member,
+            member,
             timer,
             next_heartbeat,
             written,

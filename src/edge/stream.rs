@@ -192,7 +192,8 @@ pub(super) async fn start_in<D: Dialect>(
     let kill = caller.kill.clone();
     let who =
         Who { identity: Arc::clone(&caller.identity), peer: caller.peer.to_string(), ip: caller.ip, places, kill };
-    let started = edge.connections.start(&edge.rooms, dialect, meter, who).await;
+    let waiting = wish.contract.as_ref().and_then(|contract| contract.mailbox_messages);
+    let started = edge.connections.start(&edge.rooms, dialect, meter, who, waiting).await;
     let Some((mut connection, member)) = started else {
         record::connection_refused("stopping");
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));

@@ -73,6 +73,11 @@ pub(in crate::edge) trait Talk: Dialect<Output = Messages> + Sized {
         (limits.per_connection_messages_per_second, limits.per_connection_messages_per_minute)
     }
 
+    /// What becomes of a connection whose socket is over; by default it goes too.
+    fn over(_: &Edge, connection: Connection<Self>, member: Member) {
+        drop((connection, member));
+    }
+
     /// After how long without an event, and without a word of the client, the stream ends; `None` for never.
     fn idle(_: &Settings) -> Option<Duration> {
         None
@@ -113,6 +118,8 @@ pub(in crate::edge) fn serve<T: Talk>(edge: Edge, started: Started<T>, upgrade: 
             let connection = serving.connection.handler().id();
             tracing::debug!(connection, code, reason, "a WebSocket is closed by the daemon");
         }
+        let Serving { edge, connection, member, .. } = *serving;
+        T::over(&edge, connection, member);
         Box::pin(goodbye(socket, end)).await;
     })
 }
@@ -148,7 +155,7 @@ enum Next {
 pub(in crate::edge) struct Serving<T: Talk> {
     pub(in crate::edge) edge: Edge,
     pub(in crate::edge) connection: Connection<T>,
-    _member: Member,
+    member: Member,
     /// Under way; each gives its answer.
     publishes: VecDeque<BoxFuture<'static, String>>,
     /// When the client last said anything.
@@ -171,7 +178,7 @@ impl<T: Talk> Serving<T> {
         Self {
             edge,
             connection,
-            _member: member,
+            member,
             publishes,
             heard: now,
             said_at: now,
@@ -322,7 +329,7 @@ impl<T: Talk> Serving<T> {
         let close = match closing {
             Closing::Stopping => RESTART,
             Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
-            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow => POLICY,
+            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow | Closing::TakenOver => POLICY,
         };
         Next::Close(close, code)
     }

@@ -331,6 +331,9 @@ pub static SOCKETIO: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter:
 /// Long-poll.
 pub static POLL: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("poll"));
 
+/// No transport: connections whose client is away and may come back.
+pub static PARKED: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("parked"));
+
 /// Pipelines, which read rooms as connections do.
 pub static PIPELINE: LazyLock<TransportMeter> = LazyLock::new(|| TransportMeter::new("pipeline"));
 

@@ -16,6 +16,12 @@ pub const CASES: &str = ".test.toml";
 pub const EMBEDDED: &[(&str, &str)] = &[
     ("host_alarms", include_str!("../../config/pipelines/host_alarms.toml")),
     ("host_windows", include_str!("../../config/pipelines/host_windows.toml")),
+    ("metrics_costs", include_str!("../../config/pipelines/metrics_costs.toml")),
+    ("metrics_models", include_str!("../../config/pipelines/metrics_models.toml")),
+    ("metrics_now", include_str!("../../config/pipelines/metrics_now.toml")),
+    ("metrics_reports", include_str!("../../config/pipelines/metrics_reports.toml")),
+    ("metrics_requests", include_str!("../../config/pipelines/metrics_requests.toml")),
+    ("metrics_totals", include_str!("../../config/pipelines/metrics_totals.toml")),
     ("overview_anomalies", include_str!("../../config/pipelines/overview_anomalies.toml")),
     ("overview_metrics", include_str!("../../config/pipelines/overview_metrics.toml")),
     ("overview_patterns", include_str!("../../config/pipelines/overview_patterns.toml")),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::schema::{self, DEFAULT_NAMESPACE};
-use super::value::Value;
+use super::value::{Kind, Value};
 
 /// Variables beside the settings: what the client commands take, and the file's name.
 const OTHER_VARIABLES: &[&str] = &["TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CONFIG"];
@@ -89,7 +89,7 @@ pub struct Faults(pub Vec<Fault>);
 pub struct Sources {
     /// A settings file.
     pub file: Option<PathBuf>,
-    /// The environment; only names that begin with `TIDEGATE_` are looked at.
+    /// The environment; only names that begin with `TIDEGATE_` are looked at, and those of [`schema::ALIASES`].
     pub environment: Vec<(String, String)>,
     /// `key=value` pairs from the command line.
     pub flags: Vec<(String, String)>,
@@ -127,6 +127,14 @@ impl Sources {
         }
         if let Some(path) = &self.file {
             gathering.file(path);
+        }
+        for (alias, key) in schema::ALIASES {
+            for (name, value) in self.environment.iter().filter(|(name, _)| name == alias) {
+                let bare = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+                let is_time = schema::find(key).is_some_and(|setting| matches!(setting.kind, Kind::Time(..)));
+                let value = if bare && is_time { format!("{value}ms") } else { value.clone() };
+                gathering.text(Place::Environment(name.clone()), key, &value);
+            }
         }
         for (name, value) in &self.environment {
             if let Some(rest) = name.strip_prefix("TIDEGATE_").filter(|rest| rest.contains("__")) {

@@ -21,6 +21,8 @@ pub struct Setting {
     pub help: &'static str,
 }
 
+pub use surfaces::ALIASES;
+
 const fn setting(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
     Setting { key, kind, default, help }
 }
@@ -73,6 +75,7 @@ pub fn is_live(key: &str) -> bool {
     }
     match key.split_once('.') {
         Some(("auth" | "cors" | "overview" | "wells", _)) => true,
+        Some(("analytics", name)) => name != "websocket_path",
         Some(("limits", name)) => !FIXED_LIMITS.contains(&name),
         _ => [
             "pipelines.dir",
@@ -81,6 +84,7 @@ pub fn is_live(key: &str) -> bool {
             "logging.level",
             "server.reconnect_spread",
             "audit.refusals_per_second",
+            "buffer.content_bytes",
         ]
         .contains(&key),
     }

@@ -41,6 +41,8 @@ pub struct Surfaces {
     pub overview: Overview,
     pub metrics: Metrics,
     pub wells: Wells,
+    pub analytics: Analytics,
+    pub buffer: Buffer,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +80,30 @@ pub struct Wells {
     pub messages_per_second: u32,
 }
 
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Analytics {
+    pub enabled: bool,
+    pub update_interval: Duration,
+    pub websocket_enabled: bool,
+    pub websocket_path: String,
+    /// 0 where `limits.per_user_connections` is set, which counts then.
+    pub per_user_connections: usize,
+    /// As many lost ones are kept of one user; 0 means no limit.
+    pub per_user_parked: usize,
+    pub mailbox_messages: usize,
+    pub parked_timeout: Duration,
+    pub sweep_interval: Duration,
+    pub parked_connections: usize,
+    pub parked_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "see Settings")]
+pub struct Buffer {
+    pub content_bytes: usize,
+}
+
 impl Surfaces {
     /// Whether a pipeline of this name in the program is wanted: one of a surface that is served, or of none.
     #[must_use]
@@ -108,6 +134,8 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
         overview: overview(v),
         metrics: Metrics { stream_public: v.flag("metrics.stream_public") },
         wells: wells(v),
+        analytics: analytics(v, faults),
+        buffer: Buffer { content_bytes: v.length("buffer.content_bytes") },
     }
 }
 
@@ -141,5 +169,46 @@ fn wells(v: &Values) -> Wells {
         recovery_window: v.time("wells.recovery_window"),
         recovery_max: v.length("wells.recovery_max"),
         messages_per_second: u32::try_from(per_second).unwrap_or(u32::MAX),
+    }
+}
+
+/// Where the streams of the surface analytics are; another path must not be one of its own.
+const ANALYTICS: &str = "/api/admin/analytics/";
+const ANALYTICS_OWN: [&str; 8] = [
+    "stream",
+    "reconnect",
+    "websocket-info",
+    "connection-stats",
+    "websocket-stats",
+    "subscribe",
+    "unsubscribe",
+    "test-connection",
+];
+
+fn analytics(v: &Values, faults: &mut Vec<Fault>) -> Analytics {
+    let websocket_path = v.text("analytics.websocket_path");
+    let name = websocket_path.strip_prefix(ANALYTICS).unwrap_or_default();
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if name.is_empty() || !plain || ANALYTICS_OWN.contains(&name) {
+        faults.push(Fault::Together(format!(
+            "analytics.websocket_path: {websocket_path:?} is not allowed; expected {ANALYTICS} and a name of letters, digits, - and _ that is none of {}",
+            ANALYTICS_OWN.join(", ")
+        )));
+    }
+    let common = v.is_given("limits.per_user_connections");
+    let per_user = v.length("analytics.per_user_connections");
+    Analytics {
+        enabled: v.flag("analytics.enabled"),
+        update_interval: v.time("analytics.update_interval"),
+        websocket_enabled: v.flag("analytics.websocket_enabled"),
+        websocket_path,
+        // What is set for all streams goes before what this surface has by default.
+        per_user_connections: if common { 0 } else { per_user },
+        per_user_parked: if common { v.length("limits.per_user_connections") } else { per_user },
+        mailbox_messages: v.length("analytics.mailbox_messages"),
+        parked_timeout: v.time("analytics.parked_timeout"),
+        sweep_interval: v.time("analytics.sweep_interval"),
+        parked_connections: v.length("analytics.parked_connections"),
+        parked_bytes: v.length("analytics.parked_bytes"),
     }
 }

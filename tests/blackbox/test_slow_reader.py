@@ -168,7 +168,7 @@ def test_a_slow_sse_reader_gets_every_event_in_order(start_daemon, sse):
 
 def test_slow_readers_do_not_make_the_daemon_s_memory_grow(start_daemon, ws):
     # Small generations, so that the log's caches have been through their whole round before we measure.
-    daemon = start_daemon(**SMALL, ROOMS__DEFAULT__TAIL_EVENTS=100, LOG__GENERATION_BYTES="8MiB", ROOMS__DEFAULT__RETENTION_BYTES="8MiB")
+    daemon = start_daemon(**SMALL, SINK__MAILBOX_BYTES="1MiB", ROOMS__DEFAULT__TAIL_EVENTS=100, LOG__GENERATION_BYTES="8MiB", ROOMS__DEFAULT__RETENTION_BYTES="8MiB")
     publish_much(daemon, 16000, pad=3000, ack="memory")  # warm: caches and buffers that stay are there before we measure
     for _ in range(20):
         ws(daemon, ROOM, slow=True)

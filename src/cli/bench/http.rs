@@ -30,12 +30,20 @@ impl Publisher {
     /// # Errors
     /// When nobody answers.
     pub async fn connect(target: &Target, room: &str, ack: &str) -> anyhow::Result<Self> {
+        Self::post(target, &format!("/v1/rooms/{room}/events?ack={ack}")).await
+    }
+
+    /// Connects; bodies go to this path.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn post(target: &Target, path: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(target.address)
             .await
             .with_context(|| format!("no daemon answers at {}", target.address))?;
         stream.set_nodelay(true)?;
         let head = format!(
-            "POST /v1/rooms/{room}/events?ack={ack} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: ",
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: ",
             target.token
         );
         Ok(Self { stream, head, buffer: Vec::with_capacity(4096), request: Vec::new() })

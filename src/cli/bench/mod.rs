@@ -1,10 +1,12 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
-//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements, which `benches/end_to_end.rs` uses too, beside a bare broadcaster.
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements, which `benches/end_to_end.rs` uses too, beside a bare broadcaster. `surfaces` is
+//! a crowd of dashboards.
 
 pub mod http;
 pub mod reader;
 pub mod rows;
+mod surfaces;
 
 use std::io::Write;
 use std::time::Duration;
@@ -17,18 +19,29 @@ use super::client::Server;
 use http::Target;
 use reader::Transport;
 use rows::{Fanout, Ingest, Replay, Report};
+use surfaces::SurfacesArguments;
 
 /// What to measure.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tidegate bench fanout --readers 1000 --transport sse --events 2000")]
+#[command(
+    after_help = "Examples:\n  tidegate bench fanout --readers 1000 --transport sse --events 2000\n  tidegate bench surfaces --clients 1000 --seconds 30"
+)]
 pub struct BenchArguments {
     #[command(subcommand)]
-    row: Row,
+    row: Measurement,
     #[command(flatten)]
     server: Server,
     /// Print the result as one line of JSON
     #[arg(long, global = true)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// A crowd of dashboards on every surface at once: latencies, and memory for each client
+    Surfaces(SurfacesArguments),
+    #[command(flatten)]
+    Row(Row),
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,12 +105,20 @@ enum Wire {
     Sse,
 }
 
-pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
-    let authority = arguments.server.authority()?;
+/// Where the daemon is, and as whom it is loaded.
+async fn target(server: &Server) -> anyhow::Result<Target> {
+    let authority = server.authority()?;
     let address = tokio::net::lookup_host(&authority).await.with_context(|| format!("{authority} is no address"))?;
     let address = address.into_iter().next().with_context(|| format!("{authority} is no address"))?;
-    let target = Target { address, token: arguments.server.credential()? };
-    let row = arguments.row;
+    Ok(Target { address, token: server.credential()? })
+}
+
+pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
+    let row = match arguments.row {
+        Measurement::Surfaces(surfaces) => return run_surfaces(surfaces, &arguments.server, arguments.json).await,
+        Measurement::Row(row) => row,
+    };
+    let target = target(&arguments.server).await?;
     // One thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock.
     let measured = tokio::task::spawn_blocking(move || {
         let bar = progress();
@@ -108,6 +129,27 @@ pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     let report = measured.await??;
     let mut out = std::io::stdout();
     if arguments.json {
+        writeln!(out, "{}", report.to_json())?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    report.verdict()
+}
+
+async fn run_surfaces(arguments: SurfacesArguments, server: &Server, json: bool) -> anyhow::Result<()> {
+    let running = match &arguments.url {
+        None => None,
+        Some(url) => Some(target(&Server { server: url.clone(), ..server.clone() }).await?),
+    };
+    let measured = tokio::task::spawn_blocking(move || {
+        let bar = progress();
+        let report = rows::on_one_thread(surfaces::run(&arguments, running, &bar));
+        bar.finish_and_clear();
+        report
+    });
+    let report = measured.await??;
+    let mut out = std::io::stdout();
+    if json {
         writeln!(out, "{}", report.to_json())?;
     } else {
         write!(out, "{report}")?;

@@ -30,7 +30,7 @@ pub(super) fn routes(edge: &Edge) -> Router<Edge> {
             Surface::Overview => overview::routes(),
             Surface::Metrics => metrics::routes(),
             Surface::Wells => wells::routes(),
-            Surface::Analytics => analytics::routes(),
+            Surface::Analytics => analytics::routes(edge),
             Surface::Buffer => buffer::routes(),
         });
     }

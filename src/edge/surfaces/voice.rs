@@ -1,5 +1,6 @@
 //! How a surface speaks: a [`Voice`] says what events, notices and answers are in its words, and the two dialects here carry that over Server-Sent Events and WebSocket.
 
+use std::any::Any;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::encoded::{Message, Messages};
 use super::packing::{self, Trailer};
+use crate::edge::Edge;
 use crate::edge::dialects::ws::Messages as Frames;
 use crate::edge::sse::Streamed;
 use crate::edge::ws::{Serving, Talk};
 use crate::engine::connections::dialect::Position;
+use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Dialect, Notice};
 use crate::event::Event;
 use crate::settings::Settings;
@@ -47,6 +50,14 @@ pub(in crate::edge) trait Voice: Send + Sized + 'static {
     /// How far messages to it must be apart at least, where they may wait.
     fn pace(&self) -> Option<Duration> {
         None
+    }
+
+    /// Headers of its own on SSE, beside or in place of the others.
+    fn headers(&self, _: &mut HeaderMap) {}
+
+    /// What becomes of a connection whose socket is gone; by default it goes too.
+    fn over<D: Dialect>(_: &Edge, connection: Connection<D>, member: Member) {
+        drop((connection, member));
     }
 
     /// How many messages a WebSocket client may send a second and a minute; 0 means no limit.
@@ -112,6 +123,12 @@ impl<V: Voice> Dialect for OverWebSocket<V> {
         self.voice.pace()
     }
 
+    fn relay(&mut self, what: &(dyn Any + Send + Sync)) {
+        if let Some(message) = what.downcast_ref::<Message>() {
+            self.say(message);
+        }
+    }
+
     fn gathered(&self) -> usize {
         self.bytes
     }
@@ -144,6 +161,10 @@ impl<V: Voice> Talk for OverWebSocket<V> {
 
     fn idle(settings: &Settings) -> Option<Duration> {
         V::idle(settings)
+    }
+
+    fn over(edge: &Edge, connection: Connection<Self>, member: Member) {
+        V::over(edge, connection, member);
     }
 }
 
@@ -254,6 +275,12 @@ impl<V: Voice> Dialect for OverSse<V> {
         self.voice.pace()
     }
 
+    fn relay(&mut self, what: &(dyn Any + Send + Sync)) {
+        if let Some(message) = what.downcast_ref::<Message>() {
+            self.put_message(message, "\n");
+        }
+    }
+
     fn gathered(&self) -> usize {
         self.gathered.len() + self.single.as_ref().map_or(0, Bytes::len)
     }
@@ -294,6 +321,11 @@ impl<V: Voice> Streamed for OverSse<V> {
         if self.trailer.is_some() {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        self.voice.headers(headers);
+    }
+
+    fn over(edge: &Edge, connection: Connection<Self>, member: Member) {
+        V::over(edge, connection, member);
     }
 
     fn idle(settings: &Settings) -> Option<Duration> {

@@ -104,6 +104,29 @@ pub struct Contract {
     pub on_slow: Option<OnSlow>,
     /// Whether the reader is a part of the daemon.
     pub internal: bool,
+    /// What is critical to it, whatever its publisher said.
+    pub urgent: Option<&'static Urgent>,
+    /// A role without which it may not read this, whatever rooms it may read.
+    pub role: Option<&'static str>,
+    /// How many events may wait for it, where that is not as for all.
+    pub mailbox_messages: Option<usize>,
+}
+
+/// What is critical to a reader: events of some kinds, and all of a room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Urgent {
+    /// The kinds.
+    pub kinds: &'static [&'static str],
+    /// The room.
+    pub room: &'static str,
+}
+
+impl Urgent {
+    /// Whether an event is.
+    #[must_use]
+    pub fn is(&self, event: &Event) -> bool {
+        !event.change && (self.kinds.contains(&event.kind.as_str()) || event.room.name().as_str() == self.room)
+    }
 }
 
 impl Contract {
@@ -120,15 +143,16 @@ impl Contract {
     #[must_use]
     pub fn terms(&self) -> Terms {
         let conflate = self.mode == Mode::Latest;
+        let (internal, urgent) = (self.internal, self.urgent);
         let on_full = match self.on_slow {
-            None if !conflate => return Terms { internal: self.internal, ..Terms::default() },
+            None if !conflate => return Terms { internal, urgent, ..Terms::default() },
             None | Some(OnSlow::Displace | OnSlow::Latest) => OnFull::Displace,
             Some(OnSlow::CatchUp) => OnFull::CatchUp,
             Some(OnSlow::Disconnect) => OnFull::Reject,
         };
         let policy = Policy { on_full, conflate: conflate || self.on_slow == Some(OnSlow::Latest) };
         let disconnect = self.on_slow == Some(OnSlow::Disconnect);
-        Terms { policy: Some(policy), disconnect, internal: self.internal }
+        Terms { policy: Some(policy), disconnect, internal, urgent }
     }
 
     /// What is granted, as JSON.

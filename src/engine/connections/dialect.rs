@@ -1,5 +1,6 @@
 //! The seam to the wire: a dialect turns events and notices into what its transport writes. The engine says what happened, the dialect how it looks.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +97,9 @@ pub trait Dialect: Send + 'static {
     fn pace(&self) -> Option<Duration> {
         None
     }
+
+    /// Gathers what somebody who knows this dialect wants said; what it does not understand it passes over.
+    fn relay(&mut self, _: &(dyn Any + Send + Sync)) {}
 
     /// Bytes gathered so far.
     fn gathered(&self) -> usize;

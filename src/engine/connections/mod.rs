@@ -9,13 +9,14 @@ pub mod session;
 pub mod supervisor;
 pub mod thin;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use tidegate_actors::{Lane, Mailbox, Message, Policy};
 use tokio::sync::oneshot;
 
-use super::rooms::{Joined, Snapshot};
-use crate::event::{Event, RoomKey};
+use super::rooms::{Joined, Snapshot, Terms};
+use crate::event::{Event, RoomKey, RoomName};
 use crate::log::LogError;
 
 pub use contract::Contract;
@@ -27,8 +28,8 @@ pub use session::Session;
 pub enum Delivery {
     /// An event of a room it follows.
     Event(Arc<Event>),
-    /// The same, for a reader that wants to be treated otherwise than the room's namespace says.
-    EventFor(Arc<Event>, Policy),
+    /// The same, for a reader that wants it treated otherwise than its room's namespace and its publisher say.
+    EventFor(Arc<Event>, Policy, Lane),
     /// Anything else.
     Control(Box<Control>),
 }
@@ -58,10 +59,31 @@ pub enum Control {
     },
     /// What it may do has changed: its profile says to what.
     Rights,
+    /// Somebody who may has it follow these rooms too.
+    Follow(Change, Option<Arc<Contract>>),
+    /// Somebody who may has it leave these rooms, also where a pattern of its own names them.
+    Unfollow(Change),
+    /// A room that it was to follow takes no readers now.
+    NotFollowed(RoomName),
+    /// Something that its dialect understands is to be said to its client.
+    Say(Arc<dyn Any + Send + Sync>),
+    /// Its client goes on with another socket; the one that this ends is to be left, if it has not been yet.
+    TakenOver(profile::Kill),
     /// An operator wants to know.
     Inspect(oneshot::Sender<session::Seen>),
     /// The daemon ends the connection.
     Close(Closing),
+}
+
+/// A change of what a connection follows that does not come from its own client.
+#[derive(Debug)]
+pub struct Change {
+    /// The rooms.
+    pub rooms: Vec<RoomName>,
+    /// What its dialect says of it, when it holds.
+    pub say: Arc<dyn Any + Send + Sync>,
+    /// Told when it holds.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Why the daemon ends a connection.
@@ -79,6 +101,8 @@ pub enum Closing {
     TokenExpired,
     /// What it had shown was taken back.
     TokenRevoked,
+    /// Its client goes on with another socket.
+    TakenOver,
 }
 
 impl Closing {
@@ -94,6 +118,7 @@ impl Closing {
             }
             Self::TokenExpired => ("token_expired", "the token has ended; come back with a new one and your cursor"),
             Self::TokenRevoked => ("token_revoked", "the credential does not hold any more"),
+            Self::TakenOver => ("taken_over", "the client goes on with another connection"),
         }
     }
 }
@@ -104,11 +129,15 @@ impl Delivery {
         Self::control(mailbox, Control::Joined(joined));
     }
 
-    /// An event for a reader with a policy of its own, or with the room's.
-    pub(super) fn of(event: &Arc<Event>, policy: Option<Policy>) -> Self {
-        match policy {
-            None => Self::Event(Arc::clone(event)),
-            Some(policy) => Self::EventFor(Arc::clone(event), policy),
+    /// An event for a reader with terms of its own, or with the room's.
+    pub(super) fn of(event: &Arc<Event>, terms: &Terms) -> Self {
+        let urgent = terms.urgent.is_some_and(|urgent| urgent.is(event));
+        match terms.policy {
+            None if !urgent => Self::Event(Arc::clone(event)),
+            policy => {
+                let lane = if urgent { Lane::Critical } else { event.priority };
+                Self::EventFor(Arc::clone(event), policy.unwrap_or_else(|| event.room.policy()), lane)
+            }
         }
     }
 
@@ -120,13 +149,13 @@ impl Delivery {
     /// The event, if it is one.
     fn event(&self) -> Option<&Arc<Event>> {
         match self {
-            Self::Event(event) | Self::EventFor(event, _) => Some(event),
+            Self::Event(event) | Self::EventFor(event, ..) => Some(event),
             Self::Control(_) => None,
         }
     }
 
     /// Sends a connection what is no event.
-    pub(super) fn control(mailbox: &Mailbox<Self>, control: Control) {
+    pub fn control(mailbox: &Mailbox<Self>, control: Control) {
         // Fails only when the reader has gone.
         let _ = mailbox.answer(Self::Control(Box::new(control)));
     }
@@ -141,7 +170,11 @@ impl Message for Delivery {
     type Stream = RoomKey;
 
     fn lane(&self) -> Lane {
-        self.event().map_or(Lane::Critical, |event| event.priority)
+        match self {
+            Self::Event(event) => event.priority,
+            Self::EventFor(_, _, lane) => *lane,
+            Self::Control(_) => Lane::Critical,
+        }
     }
 
     fn stream(&self) -> Option<&RoomKey> {
@@ -160,8 +193,8 @@ impl Message for Delivery {
         match self {
             Self::Event(event) => event.room.policy(),
             // A change is applied to those before it, so none may be left out in its favour.
-            Self::EventFor(event, policy) if event.change => Policy { conflate: false, ..*policy },
-            Self::EventFor(_, policy) => *policy,
+            Self::EventFor(event, policy, _) if event.change => Policy { conflate: false, ..*policy },
+            Self::EventFor(_, policy, _) => *policy,
             Self::Control(_) => Policy::default(),
         }
     }

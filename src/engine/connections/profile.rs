@@ -48,6 +48,18 @@ impl Kill {
         self.0.1.wake();
     }
 
+    /// Whether it was told to.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    /// Whether both end the same socket.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it is to end; if not, the task is woken when it is.
     pub fn poll(&self, cx: &std::task::Context<'_>) -> bool {
         self.0.1.register(cx.waker());
@@ -164,15 +176,15 @@ pub struct Profile {
     pub ip: Option<IpAddr>,
     /// Since when, in milliseconds since 1970.
     pub opened_ms: u64,
-    /// What became of what was due to it.
-    pub books: Books,
+    /// What became of what was due to it; its own over all the sockets that it has one after the other.
+    pub books: Arc<Books>,
     identity: Mutex<Arc<Identity>>,
     patterns: Mutex<Vec<Pattern>>,
     /// The end of a token of which it was warned.
     warned_of_ms: Count,
     /// Ends its socket, if that takes nothing.
     pub kill: Kill,
-    _places: StreamPlaces,
+    places: Mutex<StreamPlaces>,
 }
 
 impl Profile {
@@ -180,9 +192,18 @@ impl Profile {
     #[must_use]
     pub fn new(id: u64, transport: &'static str, opened_ms: u64, who: Who) -> Self {
         let Who { identity, peer, ip, places, kill } = who;
-        let (peer, books, patterns) = (peer.into_boxed_str(), Books::default(), Mutex::default());
-        let (identity, warned_of_ms) = (Mutex::new(identity), Count::default());
-        Self { id, transport, peer, ip, opened_ms, books, identity, patterns, warned_of_ms, kill, _places: places }
+        let (peer, books, patterns) = (peer.into_boxed_str(), Arc::default(), Mutex::default());
+        let (identity, warned_of_ms, places) = (Mutex::new(identity), Count::default(), Mutex::new(places));
+        Self { id, transport, peer, ip, opened_ms, books, identity, patterns, warned_of_ms, kill, places }
+    }
+
+    /// The same connection on another socket, or on none. The places of the old one are given back.
+    pub(super) fn moved(old: &Self, transport: &'static str, who: Who) -> Self {
+        drop(std::mem::take(&mut *old.places.lock()));
+        let new = Self::new(old.id, transport, old.opened_ms, who);
+        *new.patterns.lock() = old.patterns();
+        new.warned_of_ms.set(old.warned_of_ms.get());
+        Self { books: Arc::clone(&old.books), ..new }
     }
 
     /// Who it is now.

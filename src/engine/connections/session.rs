@@ -4,11 +4,12 @@
 //! `limits.mailbox_bytes`; what is shed is told to the client. Beginning to follow and falling behind are one thing: the room puts the stream *behind*, the session reads
 //! the history up to where the mailbox says that it is level, and from there the room's events come through the mailbox; so replay joins live without gap, duplicate or reordering.
 //!
-//! `follow` is what joins and leaves rooms, `catch_up` what reads the history, `serve` what keeps to the reader's contract, `books` what counts. Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
+//! `follow` is what joins and leaves rooms, `catch_up` what reads the history, `moving` what takes it to another socket, `serve` what keeps to the reader's contract, `books` what counts. Bytes, idle: the session about 0.6 KB, its mailbox 0.4 KB; per delivery: one map look-up and the dialect's part.
 
 mod books;
 mod catch_up;
 mod follow;
+mod moving;
 mod place;
 mod serve;
 
@@ -105,6 +106,9 @@ impl Drop for Alarm {
 /// What was asked for by patterns, and how it is to be served.
 type Contracts = Vec<(Pattern, Option<Arc<Contract>>)>;
 
+/// Rooms by name.
+type LeftOut = Vec<RoomName>;
+
 /// A reader.
 pub struct Session<D: Dialect> {
     rooms: Rooms,
@@ -128,6 +132,10 @@ pub struct Session<D: Dialect> {
     contracts: Option<Box<Contracts>>,
     /// When it is woken to let go what it holds.
     alarm: Option<Box<Alarm>>,
+    /// Rooms that it has left though a pattern of its own names them.
+    left_out: Option<Box<LeftOut>>,
+    /// Whether all of it went on to another session.
+    moved: bool,
     /// Due to it in rooms that it has left.
     left_due: u64,
     /// Who wants to know how it stands: told at the end of a step, when the books are in order.
@@ -167,6 +175,8 @@ impl<D: Dialect> Session<D> {
             closing: None,
             contracts: None,
             alarm: None,
+            left_out: None,
+            moved: false,
             left_due: 0,
             asked: Vec::new(),
         }
@@ -182,6 +192,12 @@ impl<D: Dialect> Session<D> {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.subscriber.id
+    }
+
+    /// How rooms know it.
+    #[must_use]
+    pub fn subscriber(&self) -> &Arc<Subscriber> {
+        &self.subscriber
     }
 
     /// How it is seen from outside.
@@ -320,6 +336,21 @@ impl<D: Dialect> Session<D> {
             Control::ReadAgain => self.reading = false,
             Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
             Control::Rights => self.leave_what_is_not_allowed(),
+            Control::Follow(change, contract) => self.follow_too(change, contract),
+            Control::Unfollow(change) => {
+                self.leave_out(&change.rooms);
+                self.dialect.relay(&*change.say);
+                let _ = change.done.send(());
+            }
+            Control::NotFollowed(room) => {
+                self.unfollow(&[Pattern::Room(room.clone())]);
+                let message = format!("the room {room} takes no readers now; subscribe again");
+                self.tell(&Notice::error("room_full", &message));
+            }
+            Control::Say(what) => self.dialect.relay(&*what),
+            // Of a socket that it has left already it need not hear.
+            Control::TakenOver(kill) if kill.is_same(&self.profile.kill) => self.closing = Some(Closing::TakenOver),
+            Control::TakenOver(_) => {}
             Control::Inspect(reply) => self.asked.push(reply),
             Control::Close(closing) => self.closing = Some(closing),
         }
@@ -364,7 +395,7 @@ impl<D: Dialect> Handler for Session<D> {
         self.shed.append(&mut batch.shed);
         for delivery in batch.messages.drain(..) {
             match delivery {
-                Delivery::Event(event) | Delivery::EventFor(event, _) => {
+                Delivery::Event(event) | Delivery::EventFor(event, ..) => {
                     if !self.shed.is_empty() {
                         self.tell_shed(Some((&event.room, event.seq)));
                     }
@@ -434,6 +465,9 @@ impl<D: Dialect> Handler for Session<D> {
 impl<D: Dialect> Drop for Session<D> {
     fn drop(&mut self) {
         self.meter.closed();
+        if self.moved {
+            return;
+        }
         // First it leaves those it knows, and what they had for it until then is in the books; then it is closed, so that no other takes it in.
         for follow in std::mem::take(&mut self.follows).into_values() {
             books::leave(follow, self.subscriber.id, &self.profile.books, self.meter);

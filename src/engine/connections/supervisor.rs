@@ -110,17 +110,19 @@ impl Connections {
         }))
     }
 
-    /// Starts a connection's actor; `None` while the daemon is stopping.
+    /// Starts a connection's actor; `None` while the daemon is stopping. `messages` may wait for it, where that is not as for all.
     pub async fn start<D: Dialect>(
         &self,
         rooms: &Rooms,
         dialect: D,
         meter: &'static TransportMeter,
         who: Who,
+        messages: Option<usize>,
     ) -> Option<(Connection<D>, Member)> {
         let table = &self.0;
         let id = table.next.fetch_add(1, Ordering::Relaxed);
-        let (mailbox, inbox) = Mailbox::with_budget(table.bounds, table.budget.clone());
+        let bounds = Bounds { messages: messages.unwrap_or(table.bounds.messages), ..table.bounds };
+        let (mailbox, inbox) = Mailbox::with_budget(bounds, table.budget.clone());
         let expires_ms = who.identity.expires_ms;
         let profile = Arc::new(Profile::new(id, meter.name, clock::now_ms(), who));
         table.open.insert(id, Box::new(Open { profile: Arc::clone(&profile), mailbox: mailbox.clone() }));
@@ -164,6 +166,36 @@ impl Connections {
         let mut listed: Vec<Listed> = self.0.open.iter().map(|open| open.listed()).collect();
         listed.sort_unstable_by_key(|listed| listed.profile.id);
         listed
+    }
+
+    /// One connection as an operator sees it.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<Listed> {
+        self.0.open.get(&id).map(|open| open.listed())
+    }
+
+    /// A connection goes on with another dialect, on another socket or on none.
+    pub fn moved<D: Dialect, E: Dialect>(
+        &self,
+        connection: Connection<D>,
+        dialect: E,
+        meter: &'static TransportMeter,
+        who: Who,
+    ) -> Connection<E> {
+        connection.map(|session| {
+            let profile = Arc::new(Profile::moved(session.profile(), meter.name, who));
+            if let Some(mut open) = self.0.open.get_mut(&profile.id) {
+                open.profile = Arc::clone(&profile);
+            }
+            session.moved(dialect, meter, profile)
+        })
+    }
+
+    /// Tells a connection that its client goes on with another socket; whether there is one.
+    pub fn take_over(&self, id: u64) -> bool {
+        let Some(open) = self.0.open.get(&id) else { return false };
+        Delivery::control(&open.mailbox, Control::TakenOver(open.profile.kill.clone()));
+        true
     }
 
     /// One connection, and what it says of itself; nothing if its socket takes nothing for now.
@@ -305,7 +337,7 @@ impl ConnectionSupervisor {
             let had = open.profile.identity();
             match self.auth.renew(&had) {
                 None => over.push(open.profile.id),
-                Some(has) if has.rights != had.rights => {
+                Some(has) if has.rights != had.rights || has.roles != had.roles => {
                     open.profile.set_identity(has);
                     Delivery::control(&open.mailbox, Control::Rights);
                 }

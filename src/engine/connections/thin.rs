@@ -74,14 +74,17 @@ impl Thin {
     pub fn take(&mut self, event: &Arc<Event>, out: &mut Vec<Out>) -> Thinned {
         match self {
             // A change of state is not thinned; what is held goes before it.
-            _ if event.change => {
-                let thinned = self.flush(out);
-                out.push(Out::whole(Arc::clone(event)));
-                thinned
-            }
+            _ if event.change => self.pass(event, out),
             Self::Spaced(spaced) => spaced.take(event, out),
             Self::Made(made) => made.take(event, out),
         }
+    }
+
+    /// Lets an event through as it is; what is held goes before it.
+    pub fn pass(&mut self, event: &Arc<Event>, out: &mut Vec<Out>) -> Thinned {
+        let thinned = self.flush(out);
+        out.push(Out::whole(Arc::clone(event)));
+        thinned
     }
 
     /// The clock has come to `now_ms`: what is due goes out.

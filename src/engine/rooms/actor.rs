@@ -210,7 +210,7 @@ impl RoomActor {
         let mut changes = events.iter().filter_map(|event| event.change.as_deref()).peekable();
         if changes.peek().is_some() {
             let mut state = self.room.state.lock();
-            let state = state.get_or_insert_default();
+            let state = state.get_or_insert_with(|| RoomState::of(Vec::new()));
             changes.for_each(|change| state.apply(change.clone()));
         }
     }
@@ -293,7 +293,7 @@ impl RoomActor {
 
     fn offer(&self, id: u64, Member { mailbox, terms }: &Member, closed: &mut Vec<u64>) {
         let mut told = Told::default();
-        mailbox.offer_all(self.fresh.iter().map(|event| Delivery::of(event, terms.policy)), &mut told);
+        mailbox.offer_all(self.fresh.iter().map(|event| Delivery::of(event, terms)), &mut told);
         if terms.disconnect && told.shed > 0 {
             Delivery::close(mailbox, Closing::TooSlow);
         }
@@ -318,7 +318,7 @@ impl RoomActor {
             }
             for event in &self.fresh {
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                let sent = mailbox.push_wait(Delivery::of(event, None), left).await;
+                let sent = mailbox.push_wait(Delivery::of(event, &Terms::default()), left).await;
                 if let Err(refused) = sent {
                     mailbox.shed(&refused.message, Reason::TimedOut);
                 }

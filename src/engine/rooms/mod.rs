@@ -380,16 +380,41 @@ impl Rooms {
         start: Start,
         terms: Terms,
     ) -> Result<oneshot::Receiver<Joined>, PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.send_join(subscriber, name, start, terms, Some(reply)).await?;
+        Ok(answer)
+    }
+
+    /// Has a reader join a room with what comes next, on somebody else's word: it is told through its mailbox.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub async fn invite(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        name: &RoomName,
+        terms: Terms,
+    ) -> Result<(), PublishError> {
+        self.send_join(subscriber, name, Start::Live, terms, None).await
+    }
+
+    async fn send_join(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        name: &RoomName,
+        start: Start,
+        terms: Terms,
+        reply: Option<oneshot::Sender<Joined>>,
+    ) -> Result<(), PublishError> {
+        let mut order = Order::Join { subscriber: Arc::clone(subscriber), start, terms, reply };
         for _ in 0..RETIRING_TRIES {
             let room = self.get_or_create(name)?;
-            let (reply, answer) = oneshot::channel();
-            let (subscriber, reply) = (Arc::clone(subscriber), Some(reply));
-            let order = Order::Join { subscriber, start, terms, reply };
             match room.mailbox().push_wait(order, JOIN_WAIT).await {
-                Ok(_) => return Ok(answer),
-                Err(Refused { why: tidegate_actors::Full::Closed, .. }) => tokio::time::sleep(RETIRING_PAUSE).await,
+                Ok(_) => return Ok(()),
+                Err(Refused { message, why: tidegate_actors::Full::Closed }) => order = message,
                 Err(_) => return Err(PublishError::RoomFull),
             }
+            tokio::time::sleep(RETIRING_PAUSE).await;
         }
         Err(PublishError::Failed)
     }

@@ -18,6 +18,7 @@ use super::state::{RoomState, Snapshot};
 use super::tail::Tail;
 use crate::clock;
 use crate::engine::connections::Delivery;
+use crate::engine::connections::contract::Urgent;
 use crate::event::{RoomKey, RoomName};
 use crate::log::{Log, RoomIndex};
 use crate::metrics::record::RoomMeter;
@@ -74,6 +75,8 @@ pub struct Terms {
     pub disconnect: bool,
     /// Whether it is a part of the daemon, and no subscriber.
     pub internal: bool,
+    /// What is critical to it, whatever its publisher said.
+    pub urgent: Option<&'static Urgent>,
 }
 
 /// A reader of a room.
@@ -212,6 +215,14 @@ impl Room {
         // Asked before the table is looked at: what comes in between is in it too, and changes may be applied twice.
         let head = self.head();
         self.state.lock().as_mut().map(|state| state.snapshot(head))
+    }
+
+    /// What its state is known by for as long as the process lives: the table's number and the room's head. Of two that are the same, so are the states.
+    #[must_use]
+    pub fn state_version(&self) -> Option<(u64, u64)> {
+        // As in a snapshot: what came in between is in it already, and the next one asked will say so.
+        let head = self.head();
+        self.state.lock().as_ref().map(|state| (state.number(), head))
     }
 
     /// The state of one key as JSON: the first `None` if the room has no state, the second if there is no such key.

@@ -4,6 +4,7 @@
 //! Kept as JSON, a text for each key. A snapshot is made when somebody asks for one after a change, and shared until the next change.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use indexmap::IndexMap;
@@ -12,9 +13,14 @@ use smol_str::SmolStr;
 use crate::event::Change;
 use crate::event::encode::write_json_text;
 
+/// How many tables there have been, so that each has a number.
+static TABLES: AtomicU64 = AtomicU64::new(0);
+
 /// The table of a room.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RoomState {
+    /// Its number in this process: another table of the same room has another.
+    number: u64,
     table: IndexMap<SmolStr, Bytes, ahash::RandomState>,
     bytes: usize,
     made: Option<Arc<Snapshot>>,
@@ -35,7 +41,8 @@ impl RoomState {
     /// A table as it is given.
     pub(super) fn of(table: Vec<(SmolStr, Bytes)>) -> Self {
         let bytes = table.iter().map(|(key, value)| key.len() + value.len()).sum();
-        Self { table: table.into_iter().collect(), bytes, made: None }
+        let number = TABLES.fetch_add(1, Ordering::Relaxed);
+        Self { number, table: table.into_iter().collect(), bytes, made: None }
     }
 
     /// Enters a change.
@@ -54,6 +61,10 @@ impl RoomState {
 
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
         self.table.get(key).cloned()
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// How many keys, and their bytes.

@@ -47,7 +47,8 @@ impl Handler for SinksSource {
 }
 
 /// A sink's figures at a time, as they go over the wire.
-fn figures(status: &Status, now_ms: u64) -> Value {
+#[must_use]
+pub fn figures(status: &Status, now_ms: u64) -> Value {
     let rate = rounded(status.per_second, 100.0);
     let average = if status.batches == 0 { 0.0 } else { float(status.messages) / float(status.batches) };
     json!({

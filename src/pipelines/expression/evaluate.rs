@@ -3,6 +3,7 @@
 //! A step is a node, an element of a list, 64 bytes of text that is made, 1 KiB of text that is searched, 16 bytes where each character is looked at. The budget bounds time and memory
 //! alike. Numbers are finite at every moment: JSON has no others, and what is computed is checked.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -188,7 +189,7 @@ impl<'a> Run<'a> {
                 let mut made = BTreeMap::new();
                 for (name, value) in fields {
                     self.spend(1)?;
-                    made.insert(name.as_str(), self.eval(value)?);
+                    made.insert(Cow::Borrowed(name.as_str()), self.eval(value)?);
                 }
                 Value::Object(Rc::new(made))
             }

@@ -1,5 +1,9 @@
 //! The functions: which there are, what they take, and what they do.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use super::Failure;
 use super::evaluate::{Answer, Run};
 use super::node::Node;
@@ -43,6 +47,7 @@ pub(super) enum Function {
     Coalesce,
     Rfc3339,
     Compact,
+    Object,
 }
 
 /// What the compiler must know of a function.
@@ -118,6 +123,7 @@ pub(super) static FUNCTIONS: &[Spec] = &[
     spec("coalesce", Function::Coalesce, (1, MANY), &[ANY], None),
     spec("rfc3339", Function::Rfc3339, (1, 1), &[NUMBER], Some(Kind::Text)),
     spec("compact", Function::Compact, (1, 1), &[TREE], None),
+    spec("object", Function::Object, (2, 2), &[SCALAR, ANY], Some(Kind::Object)),
 ];
 
 /// The names of all functions.
@@ -160,6 +166,7 @@ pub(super) fn call<'a>(run: &mut Run<'a>, function: Function, args: &'a [Node]) 
         (Function::Coalesce, args) => coalesce(run, args),
         (Function::Rfc3339, [of]) => rfc3339(run, of),
         (Function::Compact, [of]) => compact(run, of),
+        (Function::Object, [name, value]) => object(run, name, value),
         // The compiler has counted them.
         _ => Err(run.failed("a function was given arguments that it does not take")),
     }
@@ -325,6 +332,14 @@ fn pick<'a>(run: &mut Run<'a>, args: &'a [Node], better: fn(f64, f64) -> f64) ->
 fn math<'a>(run: &mut Run<'a>, of: &'a Node, apply: fn(f64) -> f64) -> Answer<'a> {
     let number = run.number(of)?;
     run.finite(apply(number))
+}
+
+/// An object of one field, whose name is computed.
+fn object<'a>(run: &mut Run<'a>, name: &'a Node, value: &'a Node) -> Answer<'a> {
+    let Value::Text(name) = string(run, name)? else { return Ok(Value::Null) };
+    run.making(name.len())?;
+    let value = run.eval(value)?;
+    Ok(Value::Object(Rc::new(BTreeMap::from([(Cow::Owned(name.to_string()), value)]))))
 }
 
 /// The first that is there and not null; null if none is.

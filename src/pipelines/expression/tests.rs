@@ -74,6 +74,8 @@ fn examples() -> Vec<(&'static str, Json)> {
         ("compact({'a': null, 'b': data.n, 'c': {'d': null}})", json!({"b": 4, "c": {"d": null}})),
         ("compact([null, 1, null, 'x'])", json!([1, "x"])),
         ("size(compact(data.obj))", json!(1)),
+        ("object('a' + string(data.n), [1, data.n])", json!({ "a4": [1, 4] })),
+        ("object(data.n, 1)['4'] + size(object('x', 0)) + ('x' in object('x', null) ? 1 : 0)", json!(3)),
         // The event, and what lies in its data.
         ("data.usage > 90.0 && kind == \"sample\"", json!(true)),
         ("room + '/' + key + '/' + priority", json!("host:cpu/k1/normal")),

@@ -104,7 +104,7 @@ impl<'a> Run<'a> {
                 let mut object = serde_json::Map::new();
                 for (name, value) in fields.iter() {
                     self.spend(1)?;
-                    object.insert((*name).to_owned(), self.json(value, true)?);
+                    object.insert(name.to_string(), self.json(value, true)?);
                 }
                 Json::Object(object)
             }

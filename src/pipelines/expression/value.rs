@@ -1,6 +1,7 @@
 //! What an expression computes with: values borrowed from the event, or from the expression, where they can be, so that flags, numbers and given text cost no allocation. What was made
 //! is counted, not copied.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -115,8 +116,8 @@ pub(super) enum Value<'a> {
     Tree(&'a Json),
     /// A list that was made.
     List(Rc<Vec<Value<'a>>>),
-    /// An object that was made. Its names stand in the expression or in the event.
-    Object(Rc<BTreeMap<&'a str, Value<'a>>>),
+    /// An object that was made. Most names stand in the expression or in the event.
+    Object(Rc<BTreeMap<Cow<'a, str>, Value<'a>>>),
 }
 
 impl<'a> Value<'a> {
@@ -173,7 +174,12 @@ impl<'a> Value<'a> {
                 Some(Box::new(fields.keys().map(|name| Value::Text(Text::Given(name.as_str())))))
             }
             Self::List(items) => Some(Box::new(items.iter().cloned())),
-            Self::Object(fields) => Some(Box::new(fields.keys().map(|&name| Value::Text(Text::Given(name))))),
+            Self::Object(fields) => Some(Box::new(fields.keys().map(|name| {
+                Value::Text(match name {
+                    Cow::Borrowed(name) => Text::Given(name),
+                    Cow::Owned(name) => Text::made(name),
+                })
+            }))),
             _ => None,
         }
     }
@@ -184,11 +190,11 @@ impl<'a> Value<'a> {
             Self::Tree(Json::Object(fields)) => fields
                 .iter()
                 .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| (name.as_str(), Self::of(value)))
+                .map(|(name, value)| (Cow::Borrowed(name.as_str()), Self::of(value)))
                 .collect(),
             Self::Object(fields) => {
                 let full = fields.iter().filter(|(_, value)| !matches!(value, Self::Null));
-                full.map(|(name, value)| (*name, value.clone())).collect()
+                full.map(|(name, value)| (name.clone(), value.clone())).collect()
             }
             list => {
                 let full = list.items()?.filter(|item| !matches!(item, Self::Null));

@@ -12,6 +12,7 @@ mod gather;
 mod held;
 mod join;
 mod map;
+mod number;
 mod patterns;
 mod place;
 mod rename;
@@ -37,6 +38,7 @@ const OPERATORS: &[(&str, Read)] = &[
     ("validate", validate::read),
     ("dedupe", dedupe::read),
     ("sample", sample::read),
+    ("number", number::read),
     ("throttle", throttle::read),
     ("debounce", debounce::read),
     ("batch", batch::read),

@@ -1,7 +1,22 @@
 //! The settings of surfaces.
 
 use super::super::value::Kind;
-use super::{DAY, GIB, HOUR, KIB, Setting, setting};
+use super::{DAY, GIB, HOUR, KIB, MIB, Setting, TIB, setting};
+
+/// Names that variables of the environment have in a dashboard's own documentation, and the settings that they are here; times are in milliseconds. A setting under its own name goes before.
+pub const ALIASES: &[(&str, &str)] = &[
+    ("REAL_TIME_ENABLED", "analytics.enabled"),
+    ("REAL_TIME_UPDATE_INTERVAL", "analytics.update_interval"),
+    ("REAL_TIME_CLEANUP_INTERVAL", "analytics.sweep_interval"),
+    ("WEBSOCKET_ENABLED", "analytics.websocket_enabled"),
+    ("WEBSOCKET_PATH", "analytics.websocket_path"),
+    ("WEBSOCKET_PING_INTERVAL", "heartbeat.interval"),
+    // Behind it, so that this one holds where both are given.
+    ("REAL_TIME_HEARTBEAT_INTERVAL", "heartbeat.interval"),
+    ("MAX_CONNECTIONS_PER_USER", "analytics.per_user_connections"),
+    ("MAX_BUFFER_SIZE", "analytics.mailbox_messages"),
+    ("CONNECTION_TIMEOUT", "analytics.parked_timeout"),
+];
 
 /// In the order in which they are shown.
 pub(super) const SETTINGS: &[Setting] = &[
@@ -100,5 +115,71 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Count(0, 1_000_000),
         "10",
         "Messages a second that one Socket.IO client may send; 0 means no limit. limits.per_connection_messages_per_second counts instead where it is set.",
+    ),
+    setting(
+        "analytics.enabled",
+        Kind::Flag,
+        "true",
+        "Whether the streams of the surface analytics are served; its other calls are in any case. Also REAL_TIME_ENABLED.",
+    ),
+    setting(
+        "analytics.update_interval",
+        Kind::Time(0, HOUR),
+        "\"0s\"",
+        "At most one update of a metric (and key) to a connection in this time, the newest; 0 sends each at once, and alerts are sent at once in any case. Also REAL_TIME_UPDATE_INTERVAL, in ms.",
+    ),
+    setting(
+        "analytics.websocket_enabled",
+        Kind::Flag,
+        "true",
+        "Whether its streams are served over WebSocket. Also WEBSOCKET_ENABLED.",
+    ),
+    setting(
+        "analytics.websocket_path",
+        Kind::Text,
+        "\"/api/admin/analytics/websocket\"",
+        "Where its WebSocket is; below /api/admin/analytics/. Also WEBSOCKET_PATH.",
+    ),
+    setting(
+        "analytics.per_user_connections",
+        Kind::Count(0, 10_000_000),
+        "5",
+        "Its streams at once of one user; 0 means no limit. limits.per_user_connections counts instead where it is set. Also MAX_CONNECTIONS_PER_USER.",
+    ),
+    setting(
+        "analytics.mailbox_messages",
+        Kind::Count(1, 1_000_000),
+        "100",
+        "Events that may wait for one of its connections, also while its client is away; the least urgent give way. Also MAX_BUFFER_SIZE.",
+    ),
+    setting(
+        "analytics.parked_timeout",
+        Kind::Time(0, DAY),
+        "\"30m\"",
+        "How long a lost connection is kept, with what waits for it, for its client to come back; 0 keeps none. Also CONNECTION_TIMEOUT, in ms.",
+    ),
+    setting(
+        "analytics.sweep_interval",
+        Kind::Time(100, DAY),
+        "\"5m\"",
+        "How often lost connections whose time is over are cleared away. Also REAL_TIME_CLEANUP_INTERVAL, in ms.",
+    ),
+    setting(
+        "analytics.parked_connections",
+        Kind::Count(0, 10_000_000),
+        "1000",
+        "Lost connections that are kept at once; beyond it those go that have been lost longest. Of one user as many are kept as it may have open.",
+    ),
+    setting(
+        "analytics.parked_bytes",
+        Kind::Size(0, TIB),
+        "\"64MiB\"",
+        "What waits for lost connections together; over it those go that have been lost longest.",
+    ),
+    setting(
+        "buffer.content_bytes",
+        Kind::Size(1, 64 * MIB),
+        "\"64KiB\"",
+        "The content of a message (POST /messages); an event is bounded beside (limits.event_bytes).",
     ),
 ];

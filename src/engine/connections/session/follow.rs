@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tidegate_actors::{Inbox, Level};
 
-use super::super::{Contract, Delivery, Dialect, Notice};
+use super::super::{Change, Contract, Control, Delivery, Dialect, Notice};
 use super::{Follow, Served, Session, books};
+use crate::auth::Identity;
 use crate::engine::connections::thin::Thin;
 use crate::engine::rooms::{Gap, Joined, PublishError, Snapshot, StartAt, Terms};
 use crate::event::{Pattern, RoomKey, RoomName};
@@ -62,6 +63,7 @@ impl<D: Dialect> Session<D> {
         contract: Option<Arc<Contract>>,
     ) -> Result<Missed, PublishError> {
         let left = (self.rooms_max as usize).saturating_sub(self.follows.len());
+        self.take_in_again(|name| patterns.iter().any(|pattern| pattern.matches(name)));
         let before = self.profile.patterns();
         let new: Vec<Pattern> = patterns.iter().filter(|pattern| !before.contains(pattern)).cloned().collect();
         self.alone = self.profile.set_patterns(|all| all.extend(new.iter().cloned()));
@@ -145,10 +147,64 @@ impl<D: Dialect> Session<D> {
         self.forget_contracts(patterns);
     }
 
+    /// Follows more rooms on somebody else's word. The rooms are asked beside it, because a reader does not wait; what they say comes through its mailbox.
+    pub(super) fn follow_too(&mut self, change: Change, contract: Option<Arc<Contract>>) {
+        let Change { rooms, say, done } = change;
+        self.take_in_again(|name| rooms.contains(name));
+        let before = self.profile.patterns();
+        let wanted = rooms.iter().cloned().map(Pattern::Room);
+        let new: Vec<Pattern> = wanted.filter(|pattern| !before.contains(pattern)).collect();
+        self.alone = self.profile.set_patterns(|all| all.extend(new.iter().cloned()));
+        self.enter_contract(&new, contract.as_ref());
+        let terms = contract.map_or(Terms::default(), |contract| contract.terms());
+        let (registry, subscriber) = (self.rooms.clone(), Arc::clone(&self.subscriber));
+        // Bounded by who sends changes, and each in time.
+        tokio::spawn(async move {
+            for room in rooms {
+                if registry.invite(&subscriber, &room, terms).await.is_err() {
+                    Delivery::control(&subscriber.mailbox, Control::NotFollowed(room));
+                }
+            }
+            Delivery::control(&subscriber.mailbox, Control::Say(say));
+            let _ = done.send(());
+        });
+    }
+
+    /// Leaves rooms, also where a pattern of its own names them.
+    pub fn leave_out(&mut self, rooms: &[RoomName]) {
+        self.unfollow(&rooms.iter().cloned().map(Pattern::Room).collect::<Vec<_>>());
+        for name in rooms {
+            if !self.profile.wants(|pattern| pattern.matches(name)) {
+                continue;
+            }
+            let left_out = self.left_out.get_or_insert_default();
+            if !left_out.contains(name) {
+                left_out.push(name.clone());
+            }
+            if let Some(key) = self.follows.keys().find(|key| key.name() == name).cloned() {
+                self.leave(&key);
+            }
+        }
+    }
+
+    fn take_in_again(&mut self, asked: impl Fn(&RoomName) -> bool) {
+        if let Some(left_out) = &mut self.left_out {
+            left_out.retain(|name| !asked(name));
+        }
+    }
+
+    /// Whether it may read a room, as things are.
+    fn may_read(&self, identity: &Identity, room: &RoomName) -> bool {
+        let role = self.contract_of(room).and_then(|contract| contract.role);
+        identity.rights.may_read(room) && role.is_none_or(|role| identity.has_role(role))
+    }
+
     /// What it may do has changed: rooms that it may not read any more are left, and it is told which.
     pub fn leave_what_is_not_allowed(&mut self) {
-        let rights = &self.profile.identity().rights;
-        let forbidden: Vec<RoomKey> = self.follows.keys().filter(|key| !rights.may_read(key.name())).cloned().collect();
+        let identity = self.profile.identity();
+        let rights = &identity.rights;
+        let forbidden: Vec<RoomKey> =
+            self.follows.keys().filter(|key| !self.may_read(&identity, key.name())).cloned().collect();
         for key in &forbidden {
             self.leave(key);
             let message = format!("the credential does not allow to read {} any more", key.name());
@@ -201,8 +257,9 @@ impl<D: Dialect> Session<D> {
     /// A room that came to be and matches a pattern.
     pub(super) fn joined(&mut self, joined: Joined, inbox: &mut Inbox<Delivery>) {
         let (room, key) = (Arc::clone(&joined.room), joined.room.key().clone());
-        let may = self.profile.identity().rights.may_read(room.name());
-        let wanted = may && self.profile.wants(|pattern| pattern.matches(room.name()));
+        let may = self.may_read(&self.profile.identity(), room.name());
+        let left_out = self.left_out.as_ref().is_some_and(|names| names.contains(room.name()));
+        let wanted = may && !left_out && self.profile.wants(|pattern| pattern.matches(room.name()));
         let full = self.follows.len() >= self.rooms_max as usize;
         if !wanted || full {
             self.pass_over(&joined);

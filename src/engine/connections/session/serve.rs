@@ -41,7 +41,9 @@ impl<D: Dialect> Session<D> {
             return 1;
         };
         let mut out = Vec::new();
-        let merged = thin.take(event, &mut out).merged;
+        let urgent = contract.as_ref().and_then(|contract| contract.urgent).is_some_and(|urgent| urgent.is(event));
+        let thinned = if urgent { thin.pass(event, &mut out) } else { thin.take(event, &mut out) };
+        let merged = thinned.merged;
         self.write_thinned(&out, merged)
     }
 

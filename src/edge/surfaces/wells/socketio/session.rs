@@ -353,7 +353,7 @@ impl Session {
         let close = match closing {
             Closing::Stopping => RESTART,
             Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
-            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow => POLICY,
+            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow | Closing::TakenOver => POLICY,
         };
         if matches!(closing, Closing::Kicked | Closing::TokenExpired | Closing::TokenRevoked) {
             // Its client does not come back by itself.
