@@ -268,6 +268,7 @@ def test_base_tries_of_strangers_cannot_fill_the_audit_log(start):
     server = start(AUDIT__REFUSALS_PER_SECOND="2")
     for _ in range(60):
         refused(call(server, "reconnect?token=nonsense", key=None), 410)
+    assert 'tidegate_requests_refused_total{reason="reconnect-token-gone"} 60' in server.get("/metrics").text.splitlines()
     # Ends the audit log with everything in it.
     server.terminate()
     lines = [json.loads(line) for line in server.audit_file.read_text().splitlines()]

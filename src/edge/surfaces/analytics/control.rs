@@ -68,8 +68,8 @@ pub(super) async fn subscribe(State(edge): State<Edge>, caller: Caller, request:
     let streams =
         change(&edge, &caller, &rooms, "subscribed", |change| Control::Follow(change, Some(Arc::clone(&contract))));
     let streams = streams.await;
-    begin(&edge, &caller, &rooms, &streams).await;
-    Ok(answer(&rooms, streams.len()))
+    begin(&edge, &caller, &rooms, &streams.changed).await;
+    Ok(answer(&rooms, streams.count))
 }
 
 /// `POST …/unsubscribe`: none of the user's live streams follows these metrics any more.
@@ -80,10 +80,18 @@ pub(super) async fn unsubscribe(
 ) -> Result<Response, Problem> {
     let rooms = metrics_asked(&edge, &caller, request).await?;
     let streams = change(&edge, &caller, &rooms, "unsubscribed", Control::Unfollow).await;
-    Ok(answer(&rooms, streams.len()))
+    Ok(answer(&rooms, streams.count))
+}
+
+/// A user's live streams.
+struct Streams {
+    count: usize,
+    /// Those that have changed already; the others' sockets take nothing for now.
+    changed: Vec<Arc<Subscriber>>,
 }
 
 /// Tells streams the first data of rooms that they follow now, as a WebSocket that subscribes is told. What has a state they have been told by following.
+/// Only those that take what is sent: for the others it would pile up.
 async fn begin(edge: &Edge, caller: &Caller, rooms: &[RoomName], streams: &[Arc<Subscriber>]) {
     let has_state = |name: &RoomName| edge.rooms.in_memory(name).is_some_and(|room| room.snapshot().is_some());
     let plain: Vec<Pattern> = rooms.iter().filter(|name| !has_state(name)).cloned().map(Pattern::Room).collect();
@@ -107,7 +115,7 @@ async fn change(
     rooms: &[RoomName],
     kind: &str,
     order: impl Fn(Change) -> Control,
-) -> Vec<Arc<Subscriber>> {
+) -> Streams {
     let say: Arc<Message> = Arc::new(confirmation(kind, rooms));
     let streams = edge.analytics.of_user(&caller.identity.subject);
     let mut waiting = Vec::with_capacity(streams.len());
@@ -117,9 +125,14 @@ async fn change(
         Delivery::control(&stream.mailbox, order(change));
         waiting.push(told);
     }
+    let end = Instant::now() + CHANGE;
+    let told = waiting.into_iter().map(|told| tokio::time::timeout_at(end, told));
+    let told = futures_util::future::join_all(told).await;
+    let count = streams.len();
     // One that has ended meanwhile tells nothing either.
-    let _ = tokio::time::timeout(CHANGE, futures_util::future::join_all(waiting)).await;
-    streams
+    let changed =
+        streams.into_iter().zip(told).filter(|(_, told)| matches!(told, Ok(Ok(())))).map(|(stream, _)| stream);
+    Streams { count, changed: changed.collect() }
 }
 
 /// `POST …/test-connection`: an event goes the way of all events, from ingest by its room and a mailbox of its own to the bytes that the transport would write.

@@ -207,6 +207,11 @@ pub(super) async fn reconnect(State(edge): State<Edge>, request: Request) -> Res
     );
     let outcome = again(&edge, request, line.entry()).await;
     edge.analytics.count(outcome.is_ok());
+    if let Err(problem) = &outcome
+        && matches!(problem.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)
+    {
+        record::request_refused(problem.kind());
+    }
     let response = outcome.unwrap_or_else(IntoResponse::into_response);
     line.answered(&response);
     response
