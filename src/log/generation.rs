@@ -41,7 +41,7 @@ pub(super) struct Generation {
     /// When it was last read, in milliseconds since 1970.
     read_ms: AtomicU64,
     pub(super) made_ms: u64,
-    /// Files of large values that the disk has.
+    /// Files of large values that the disk has, of those that are there.
     blobs_synced: Mutex<HashSet<OsString>>,
     /// Whether events of it were copied and the copies are not surely on the disk: until then it must not be deleted.
     pub(super) copying: AtomicBool,
@@ -109,13 +109,20 @@ impl Generation {
         };
         let blobs = self.path.join("blobs");
         let mut synced = self.blobs_synced.lock();
+        let mut there = HashSet::new();
         for entry in std::fs::read_dir(&blobs).into_iter().flatten().filter_map(Result::ok) {
-            if !synced.contains(&entry.file_name()) {
-                sync(&entry.path())?;
+            let (path, name) = (entry.path(), entry.file_name());
+            if !synced.contains(&name) {
+                match sync(&path) {
+                    // Between the look and now sled has written something newer in its place, and deleted it.
+                    Err(_) if !path.exists() => continue,
+                    synced => synced?,
+                }
                 sync(&blobs)?;
-                synced.insert(entry.file_name());
             }
+            there.insert(name);
         }
+        *synced = there;
         sync(&self.path.join("db"))
     }
 
@@ -320,4 +327,27 @@ fn decode(bytes: &[u8], generation: u32) -> Option<(Contents, u64)> {
         contents.push((name, created, Place { first, count, bytes, generation, offset, position, arrived_ms }));
     }
     Some((contents, written))
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_value_s_file_that_goes_while_it_is_synced_is_no_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let generation = Generation::open(1, dir.path().join("1")).unwrap();
+        generation.put(1, b"chunk").unwrap();
+        generation.flush().unwrap();
+        // It is found in the directory, and when it is opened it is not there.
+        let blobs = dir.path().join("1/blobs");
+        std::os::unix::fs::symlink("nowhere", blobs.join("17")).unwrap();
+        std::fs::write(blobs.join("18"), b"value").unwrap();
+        generation.sync().unwrap();
+        assert_eq!(*generation.blobs_synced.lock(), HashSet::from([OsString::from("18")]));
+        std::fs::remove_file(blobs.join("18")).unwrap();
+        generation.sync().unwrap();
+        assert!(generation.blobs_synced.lock().is_empty(), "what is gone is not kept in mind");
+    }
 }

@@ -394,6 +394,19 @@ def test_two_daemons_that_start_at_once_make_the_tables_together_and_lose_nothin
     assert postgres.query("SELECT version FROM tidegate_schema") == [(1,)]
 
 
+def test_two_daemons_with_a_schema_each_keep_their_rooms_apart(start, postgres):
+    names, daemons = ("east", "west"), []
+    for n, name in enumerate(names):
+        postgres.query(f"CREATE SCHEMA {name}")
+        daemons.append(start(SINK__DATABASE_URL=f"{postgres.url}?options=-csearch_path%3D{name}"))
+        daemons[n].publish("messages", {"kind": "message", "data": {"n": n}})
+    for n, name in enumerate(names):
+        drained(daemons[n])
+        assert [event["data"]["n"] for event in stored(daemons[n])] == [n]
+        assert sink(daemons[n], "buffer")["messages"] == 1
+        assert postgres.query(f"SELECT (data->>'n')::int FROM {name}.tidegate_events") == [(n,)]
+
+
 def test_the_tables_of_a_later_version_are_left_alone(start, postgres):
     daemon = start(postgres)
     drained(daemon)

@@ -264,6 +264,32 @@ def test_base_refusals_are_audited_too(server):
     assert audit(server, path=f"{BASE}/reconnect", status=410)["client_ip"] == "127.0.0.1"
 
 
+def test_base_tries_of_strangers_cannot_fill_the_audit_log(start):
+    server = start(AUDIT__REFUSALS_PER_SECOND="2")
+    for _ in range(60):
+        refused(call(server, "reconnect?token=nonsense", key=None), 410)
+    assert 'tidegate_requests_refused_total{reason="reconnect-token-gone"} 60' in server.get("/metrics").text.splitlines()
+    # Ends the audit log with everything in it.
+    server.terminate()
+    lines = [json.loads(line) for line in server.audit_file.read_text().splitlines()]
+    told = [line for line in lines if line["event"] == "refused"]
+    assert sum(line.get("count", 1) for line in told) == 60 and len(told) < 40
+    assert not [line for line in lines if line["event"] == "admin"]
+
+
+def test_base_a_call_whose_client_does_not_wait_for_the_answer_is_audited_too(start, socket):
+    server = start(LIMITS__SEND_BUFFER="8KiB")
+    one = socket(server, metrics="users", receive=4096)
+    one.until("initial_metrics")
+    for _ in range(100):
+        publish(server, "users", "x" * 20_000)
+    # A stream that takes nothing is waited for.
+    with pytest.raises(requests.ReadTimeout):
+        call(server, "subscribe", {"metrics": ["credits"]}, timeout=0.2)
+    line = audit(server, path=f"{BASE}/subscribe", reason="client-gone")
+    assert (line["subject"], line["method"]) == ("root", "POST")
+
+
 def test_base_no_token_stands_in_the_audit_log(server, stream):
     one = stream(server)
     established, _ = one.open()
@@ -549,6 +575,24 @@ def test_reconnect_with_a_cursor_nothing_is_missed_that_was_lost_on_the_way(serv
     assert again.updates(2) == [1, 2]
 
 
+def test_reconnect_with_a_cursor_that_is_refused_does_not_spend_the_token_or_lose_what_waits(server, stream):
+    streams = [stream(server, "users") for _ in range(5)]
+    token = streams[0].open()[0]["reconnectToken"]
+    cursor = streams[0].sse.last_id
+    lost(server, streams[0])
+    publish(server, "users", 1)
+    refused(call(server, f"reconnect?token={token}&last_event_id=12345", key=None), 400)
+    last = stream(server, "users")
+    last.open()
+    refused(call(server, f"reconnect?token={token}&last_event_id={cursor}", key=None), 429, "too_many_connections")
+    last.stop()
+    streams[1].stop()
+    eventually(lambda: data(call(server, "connection-stats"))["totalConnections"] == 3, "places are free")
+    again = reconnect(stream, server, token)
+    assert again.updates(1) == [1]
+    refused(call(server, f"reconnect?token={token}", key=None), 410, "reconnect_token_gone")
+
+
 def test_reconnect_what_waits_is_in_the_statistics(server, stream):
     one = stream(server, "users")
     one.open()
@@ -689,6 +733,30 @@ def test_control_subscribe_and_unsubscribe_change_all_live_connections_of_the_us
     assert both[0].updates(1) == ["this"] and other.updates(1) == ["this"]
 
 
+def test_control_a_metric_that_is_subscribed_begins_with_its_first_data(server, stream, socket):
+    publish(server, "users", 41)
+    publish(server, "users", 42)
+    both = [stream(server, "dashboard"), socket(server)]
+    both[0].open()
+    both[1].next()
+    data(call(server, "subscribe", {"metrics": ["users", "credits"]}))
+    for one in both:
+        assert one.until("subscribed")["data"] == {"metrics": ["users", "credits"]}
+        assert one.until("initial_metrics")["data"] == {"users": 42}
+
+
+def test_control_first_data_goes_only_to_streams_whose_own_token_may_read_it(server, stream):
+    publish(server, "users", 42)
+    less = stream(server, "dashboard", key=admin(rooms=["analytics:dashboard", "analytics:alerts"]))
+    less.open()
+    data(call(server, "subscribe", {"metrics": ["users"]}))
+    less.until("subscribed")
+    publish(server, "users", 43)
+    publish(server, "dashboard", "this")
+    message = less.next()
+    assert (message["type"], message["data"]) == ("metrics_update", "this")
+
+
 def test_control_unsubscribe_holds_on_a_stream_of_all_metrics_too_until_subscribed_again(server, stream):
     publish(server, "users", 0)
     one = stream(server)
@@ -785,6 +853,18 @@ def test_limits_by_the_documents_name_and_the_common_one_wins(start, stream, mon
     for _ in range(3):
         stream(server, "users").open()
     assert "limits.per_user_connections" in refused(call(server, "stream"), 429)["message"]
+
+
+def test_limits_the_common_one_set_to_0_switches_it_off(start, stream):
+    server = start(LIMITS__PER_USER_CONNECTIONS="0")
+    streams = [stream(server, "users") for _ in range(7)]
+    for one in streams:
+        one.open()
+    assert data(call(server, "connection-stats"))["totalConnections"] == 7
+    assert data(call(server, "connection-stats"))["limits"]["connectionsPerUser"] == 0
+    for one in streams:
+        lost(server, one)
+    parked(server, 7)
 
 
 def test_limits_a_lost_connection_is_kept_for_its_time_only(start, stream, monkeypatch):

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::commands::confirmation;
 use super::desk::new_token;
 use super::info::success;
-use super::voice::Admin;
+use super::voice::{Admin, first_data};
 use super::{contract, may_read_all_of, metric, rooms};
 use crate::clock;
 use crate::edge::caller::Caller;
@@ -26,7 +26,7 @@ use crate::edge::surfaces::voice::{OverSse, OverWebSocket};
 use crate::edge::{Edge, body};
 use crate::engine::connections::profile::Who;
 use crate::engine::connections::{Change, Control, Delivery, Dialect};
-use crate::engine::rooms::StartAt;
+use crate::engine::rooms::{StartAt, Subscriber};
 use crate::event::{Ack, NewEvent, Pattern, RoomName};
 use crate::limits::StreamPlaces;
 use crate::metrics::record::{self, TransportMeter};
@@ -65,9 +65,11 @@ fn answer(rooms: &[RoomName], connections: usize) -> Response {
 pub(super) async fn subscribe(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let rooms = metrics_asked(&edge, &caller, request).await?;
     let contract = contract(&edge.settings());
-    let connections =
+    let streams =
         change(&edge, &caller, &rooms, "subscribed", |change| Control::Follow(change, Some(Arc::clone(&contract))));
-    Ok(answer(&rooms, connections.await))
+    let streams = streams.await;
+    begin(&edge, &caller, &rooms, &streams.changed).await;
+    Ok(answer(&rooms, streams.count))
 }
 
 /// `POST …/unsubscribe`: none of the user's live streams follows these metrics any more.
@@ -77,18 +79,43 @@ pub(super) async fn unsubscribe(
     request: Request,
 ) -> Result<Response, Problem> {
     let rooms = metrics_asked(&edge, &caller, request).await?;
-    let connections = change(&edge, &caller, &rooms, "unsubscribed", Control::Unfollow).await;
-    Ok(answer(&rooms, connections))
+    let streams = change(&edge, &caller, &rooms, "unsubscribed", Control::Unfollow).await;
+    Ok(answer(&rooms, streams.count))
 }
 
-/// Changes what a user's live streams follow, and waits until it holds; how many there are.
+/// A user's live streams.
+struct Streams {
+    count: usize,
+    /// Those that have changed already; the others' sockets take nothing for now.
+    changed: Vec<Arc<Subscriber>>,
+}
+
+/// Tells streams the first data of rooms that they follow now, as a WebSocket that subscribes is told. What has a state they have been told by following.
+/// Only those that take what is sent: for the others it would pile up.
+async fn begin(edge: &Edge, caller: &Caller, rooms: &[RoomName], streams: &[Arc<Subscriber>]) {
+    let has_state = |name: &RoomName| edge.rooms.in_memory(name).is_some_and(|room| room.snapshot().is_some());
+    let plain: Vec<Pattern> = rooms.iter().filter(|name| !has_state(name)).cloned().map(Pattern::Room).collect();
+    if plain.is_empty() || streams.is_empty() {
+        return;
+    }
+    let first = Arc::new(first_data(edge, &caller.identity, &plain).await);
+    for stream in streams {
+        // Another credential of the same user may allow less.
+        let identity = edge.connections.get(stream.id).map(|listed| listed.profile.identity());
+        if identity.is_some_and(|identity| may_read_all_of(&identity, rooms).is_ok()) {
+            Delivery::control(&stream.mailbox, Control::Say(first.clone()));
+        }
+    }
+}
+
+/// Changes what a user's live streams follow, and waits until it holds; which these are.
 async fn change(
     edge: &Edge,
     caller: &Caller,
     rooms: &[RoomName],
     kind: &str,
     order: impl Fn(Change) -> Control,
-) -> usize {
+) -> Streams {
     let say: Arc<Message> = Arc::new(confirmation(kind, rooms));
     let streams = edge.analytics.of_user(&caller.identity.subject);
     let mut waiting = Vec::with_capacity(streams.len());
@@ -98,9 +125,14 @@ async fn change(
         Delivery::control(&stream.mailbox, order(change));
         waiting.push(told);
     }
+    let end = Instant::now() + CHANGE;
+    let told = waiting.into_iter().map(|told| tokio::time::timeout_at(end, told));
+    let told = futures_util::future::join_all(told).await;
+    let count = streams.len();
     // One that has ended meanwhile tells nothing either.
-    let _ = tokio::time::timeout(CHANGE, futures_util::future::join_all(waiting)).await;
-    streams.len()
+    let changed =
+        streams.into_iter().zip(told).filter(|(_, told)| matches!(told, Ok(Ok(())))).map(|(stream, _)| stream);
+    Streams { count, changed: changed.collect() }
 }
 
 /// `POST …/test-connection`: an event goes the way of all events, from ingest by its room and a mailbox of its own to the bytes that the transport would write.

@@ -113,17 +113,26 @@ pub(super) fn new_token() -> SmolStr {
     parts.join("-").into()
 }
 
-/// A token that is taken: spent if something good came of it, and good again if not, also where nobody waited for the outcome.
-struct Claim<'d> {
+/// A token that is taken, for a connection that has let go its socket: spent once that is [taken up](Self::take), and good again if not, also where nobody waited for the outcome.
+pub(super) struct Claim<'d> {
     desk: &'d Desk,
     token: &'d str,
-    id: u64,
-    good: bool,
+    /// The connection's number.
+    pub(super) id: u64,
+    spent: bool,
+}
+
+impl Claim<'_> {
+    /// The connection, unless its time was over meanwhile.
+    pub(super) fn take(mut self) -> Option<Parked> {
+        self.spent = true;
+        self.desk.inner.lock().entries.get_mut(&self.id)?.parked.take()
+    }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if self.good {
+        if self.spent {
             return;
         }
         let mut inner = self.desk.inner.lock();
@@ -239,19 +248,18 @@ impl Desk {
         parked.is_none_or(|parked| parked.since.elapsed() < timeout).then_some(id)
     }
 
-    /// Takes a token, which is spent then, and the connection that it stands for. Whose old socket is still there has it taken away.
-    pub(super) async fn claim<'d>(&'d self, edge: &Edge, token: &'d str) -> Result<Parked, Option<Problem>> {
+    /// Takes a token. Whose connection still has its old socket has that taken away.
+    pub(super) async fn claim<'d>(&'d self, edge: &Edge, token: &'d str) -> Result<Claim<'d>, Option<Problem>> {
         let id = self.inner.lock().tokens.remove(token).ok_or(None)?;
-        let mut claim = Claim { desk: self, token, id, good: false };
-        let outcome = self.let_go(edge, id).await;
-        claim.good = outcome.is_ok();
-        outcome
+        let claim = Claim { desk: self, token, id, spent: false };
+        self.let_go(edge, id).await?;
+        Ok(claim)
     }
 
-    /// The connection, without its socket.
-    async fn let_go(&self, edge: &Edge, id: u64) -> Result<Parked, Option<Problem>> {
-        if let Some(parked) = self.take(id) {
-            return Ok(parked);
+    /// Comes back when the connection has no socket any more.
+    async fn let_go(&self, edge: &Edge, id: u64) -> Result<(), Option<Problem>> {
+        if self.is_parked(id) {
+            return Ok(());
         }
         for (wait, cut) in [(LET_GO, false), (CUT, true)] {
             if cut {
@@ -261,38 +269,28 @@ impl Desk {
             } else if !edge.connections.take_over(id) {
                 return Err(None);
             }
-            if let Ok(parked) = tokio::time::timeout(wait, self.parked(id)).await {
-                return Ok(parked);
+            if tokio::time::timeout(wait, self.parked(id)).await.is_ok() {
+                return Ok(());
             }
         }
         Err(Some(Problem::unavailable("busy", "the old connection does not let go; try again")))
     }
 
-    async fn parked(&self, id: u64) -> Parked {
+    async fn parked(&self, id: u64) {
         loop {
             let told = self.parked.notified();
             tokio::pin!(told);
             // Before it is looked: what is parked in between is told.
             told.as_mut().enable();
-            if let Some(parked) = self.take(id) {
-                return parked;
+            if self.is_parked(id) {
+                return;
             }
             told.await;
         }
     }
 
-    fn take(&self, id: u64) -> Option<Parked> {
-        let mut inner = self.inner.lock();
-        inner.entries.get_mut(&id)?.parked.take()
-    }
-
-    /// Puts back what was claimed and could not be used.
-    pub(super) fn put_back(&self, id: u64, parked: Parked) {
-        let mut inner = self.inner.lock();
-        let Some(entry) = inner.entries.get_mut(&id) else { return };
-        entry.parked = Some(parked);
-        let token = entry.token.clone();
-        inner.tokens.insert(token, id);
+    fn is_parked(&self, id: u64) -> bool {
+        self.inner.lock().entries.get(&id).is_some_and(|entry| entry.parked.is_some())
     }
 
     /// Where a user's connections with a socket are reached.

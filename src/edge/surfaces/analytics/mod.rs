@@ -21,7 +21,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::refusals::{Asked, Worded};
-use crate::audit::Entry;
+use crate::audit::{Audit, Entry};
 use crate::auth::Identity;
 use crate::auth::identity::PLATFORM_ADMIN;
 use crate::edge::caller::Caller;
@@ -80,6 +80,7 @@ struct Opened(u64);
 /// Lets those in who have the role, and writes down who called what and what came of it. A refusal for want of rights the door writes down.
 async fn audited(State(edge): State<Edge>, caller: Caller, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let line = Line::new(&edge, Entry { method: Some(method), path: Some(path), ..caller.entry("admin") });
     let response = match needs_role(&caller.identity) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
@@ -87,20 +88,55 @@ async fn audited(State(edge): State<Edge>, caller: Caller, request: Request, nex
             problem.into_response()
         }
     };
-    if response.status() != StatusCode::FORBIDDEN {
-        let entry = Entry { method: Some(method), path: Some(path), ..caller.entry("admin") };
-        edge.audit.note(with_outcome(entry, &response));
+    if response.status() == StatusCode::FORBIDDEN {
+        line.left_to_the_door();
+    } else {
+        line.answered(&response);
     }
     response
 }
 
-/// An entry of the audit log with what was answered.
-fn with_outcome(entry: Entry, response: &Response) -> Entry {
-    Entry {
-        status: Some(response.status().as_u16()),
-        reason: response.extensions().get::<Shown>().map(|Shown(problem)| problem.kind().to_owned()),
-        connection: response.extensions().get::<Opened>().map(|Opened(id)| id.to_string()),
-        ..entry
+/// A line of the audit log: written with what was answered. Where the client goes before that, what it asked for may be done all the same, so it is written without.
+struct Line {
+    audit: Audit,
+    entry: Entry,
+    written: bool,
+}
+
+impl Line {
+    fn new(edge: &Edge, entry: Entry) -> Self {
+        Self { audit: edge.audit.clone(), entry, written: false }
+    }
+
+    fn entry(&mut self) -> &mut Entry {
+        &mut self.entry
+    }
+
+    fn answered(mut self, response: &Response) {
+        self.entry.status = Some(response.status().as_u16());
+        self.entry.reason = response.extensions().get::<Shown>().map(|Shown(problem)| problem.kind().to_owned());
+        self.entry.connection = response.extensions().get::<Opened>().map(|Opened(id)| id.to_string());
+        self.write();
+    }
+
+    fn left_to_the_door(mut self) {
+        self.written = true;
+    }
+
+    fn write(&mut self) {
+        if !self.written {
+            self.written = true;
+            self.audit.note(std::mem::take(&mut self.entry));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.written {
+            self.entry.reason = Some("client-gone".to_owned());
+            self.write();
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use super::desk::{Parked, new_token};
 use super::voice::Admin;
-use super::{ALERTS, Opened, ROOMS, contract, may_read_all_of, metric, needs_role, rooms, with_outcome};
+use super::{ALERTS, Line, Opened, ROOMS, contract, may_read_all_of, metric, needs_role, rooms};
 use crate::audit::Entry;
 use crate::auth::Identity;
 use crate::clock;
@@ -194,17 +194,26 @@ fn serve_websocket(
 /// `GET …/reconnect`: a client that has lost its connection takes it up again by its token, over Server-Sent Events or WebSocket.
 pub(super) async fn reconnect(State(edge): State<Edge>, request: Request) -> Response {
     let ClientIp(ip) = request.extensions().get().copied().unwrap_or(ClientIp(None));
-    let mut entry = Entry {
-        event: "admin",
-        client_ip: ip.map(|ip| ip.to_string()),
-        method: Some(request.method().to_string()),
-        path: Some(request.uri().path().to_owned()),
-        ..Entry::default()
-    };
-    let outcome = again(&edge, request, &mut entry).await;
+    // As long as nobody is known to have come: anybody may try, and must not fill the disk with it.
+    let mut line = Line::new(
+        &edge,
+        Entry {
+            event: "refused",
+            client_ip: ip.map(|ip| ip.to_string()),
+            method: Some(request.method().to_string()),
+            path: Some(request.uri().path().to_owned()),
+            ..Entry::default()
+        },
+    );
+    let outcome = again(&edge, request, line.entry()).await;
     edge.analytics.count(outcome.is_ok());
+    if let Err(problem) = &outcome
+        && matches!(problem.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)
+    {
+        record::request_refused(problem.kind());
+    }
     let response = outcome.unwrap_or_else(IntoResponse::into_response);
-    edge.audit.note(with_outcome(entry, &response));
+    line.answered(&response);
     response
 }
 
@@ -222,7 +231,7 @@ async fn again(edge: &Edge, request: Request, entry: &mut Entry) -> Result<Respo
     let start = params.start(header)?;
     let caller = whose(edge, &token, &request)?;
     let about = caller.entry("admin");
-    (entry.subject, entry.credential) = (about.subject, about.credential);
+    (entry.event, entry.subject, entry.credential) = (about.event, about.subject, about.credential);
     for shown in auth::shown_beside_token(edge, &request)? {
         let other = edge.auth.identify(&shown).await.ok_or_else(Problem::unauthorized)?;
         if other.subject != caller.identity.subject {
@@ -232,38 +241,32 @@ async fn again(edge: &Edge, request: Request, entry: &mut Entry) -> Result<Respo
     }
     needs_role(&caller.identity)?;
     let headers = request.headers().clone();
-    // Whatever may be wrong with the request is found before the token is spent.
+    // The token is spent last: whatever is wrong or full, it is good for another try.
     let upgrade = if is_websocket(&request) {
         is_websocket_enabled(edge)?;
         Some(upgrade(request).await?)
     } else {
         None
     };
-    let mut parked = edge.analytics.claim(edge, &token).await.map_err(|problem| problem.unwrap_or_else(spent))?;
+    let claim = edge.analytics.claim(edge, &token).await.map_err(|problem| problem.unwrap_or_else(spent))?;
     if let Some(start) = start {
         // It knows better than the mailbox what it has: everything since comes from the history.
-        let patterns = parked.connection.handler().profile().patterns();
-        drop(parked);
+        let patterns = edge.connections.get(claim.id).ok_or_else(spent)?.profile.patterns();
         let wish = wish(edge, &caller.identity, patterns, Some(start))?;
-        return match upgrade {
-            None => open_events(edge, &caller, &headers, &wish, Vec::new()).await,
-            Some(upgrade) => open_websocket(edge, &caller, upgrade, &wish, Vec::new()).await,
+        let response = match upgrade {
+            None => open_events(edge, &caller, &headers, &wish, Vec::new()).await?,
+            Some(upgrade) => open_websocket(edge, &caller, upgrade, &wish, Vec::new()).await?,
         };
+        drop(claim.take());
+        return Ok(response);
     }
-    let (place, places) = match places(edge, &caller) {
-        Ok(places) => places,
-        Err(problem) => {
-            let id = parked.connection.handler().id();
-            edge.analytics.put_back(id, parked);
-            return Err(problem);
-        }
-    };
+    let (place, places) = places(edge, &caller)?;
     let identity = Arc::clone(&caller.identity);
     let (peer, ip, kill) = (caller.peer.to_string(), caller.ip, caller.kill.clone());
     let who = Who { identity, peer, ip, places, kill };
     let token = new_token();
     let voice = Admin::new(edge, &caller.identity, token.clone(), Vec::new(), Some(place));
-    let Parked { connection, member, .. } = parked;
+    let Parked { connection, member, .. } = claim.take().ok_or_else(spent)?;
     Ok(match upgrade {
         None => {
             let dialect = OverSse::new(voice, &headers);
