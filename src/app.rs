@@ -250,7 +250,7 @@ async fn read_pipelines(settings: &Settings) -> Result<Vec<Definition>, StartErr
     let (pipelines, surfaces) = (settings.pipelines.clone(), settings.surfaces.clone());
     let reading = tokio::task::spawn_blocking(move || {
         let embedded = |name: &str| pipelines.builtin && surfaces.want(name);
-        pipelines::set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded)
+        pipelines::set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded, Some(&pipelines.values))
     });
     reading.await.map_err(|panic| Fault::from(panic.to_string()))?.map_err(StartError::Pipelines)
 }

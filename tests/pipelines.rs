@@ -8,7 +8,7 @@ use tidegate::pipelines::{Definition, cases, set};
 #[test]
 fn every_shipped_pipeline_has_cases_and_passes_them() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pipelines");
-    let loaded = set::load(Some(&directory), true, |_| true).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let loaded = set::load(Some(&directory), true, |_| true, None).unwrap_or_else(|faults| panic!("{faults:?}"));
     assert!(loaded.len() >= set::EMBEDDED.len());
     for Definition { name, file, text, .. } in loaded {
         let beside = directory.join(format!("{name}{}", set::CASES));

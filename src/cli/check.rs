@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &CheckArguments) -> ExitCode {
             }
             let pipelines = &settings.pipelines;
             let embedded = |name: &str| pipelines.builtin && settings.surfaces.want(name);
-            match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded) {
+            match set::load(pipelines.dir.as_deref(), pipelines.dir_needed, embedded, Some(&pipelines.values)) {
                 Ok(found) => {
                     let names: Vec<&str> = found.iter().map(|one| one.name.as_str()).collect();
                     let _ = writeln!(out, "the settings are in order");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::field::Extractor;
 use super::operator::{Context, Next, Operator, Rejected, Sent};
+use super::operators;
 use super::record::Record;
 use super::target::Target;
 use crate::event::Event;
@@ -18,6 +19,20 @@ pub struct Step {
     /// Its settings, by which it is known again.
     pub settings: String,
     pub(super) operator: Box<dyn Operator>,
+}
+
+impl Step {
+    /// Whether a step with these settings was this one, and differs only in what says nothing about what it keeps.
+    fn is_adjusted(&self, settings: &str) -> bool {
+        let essence = |settings: &str| {
+            let mut table: toml::Table = toml::from_str(&format!("step = {settings}")).ok()?;
+            let step = table.get_mut("step")?.as_table_mut()?;
+            operators::adjustable(self.op).iter().for_each(|name| drop(step.remove(*name)));
+            Some(table)
+        };
+        !operators::adjustable(self.op).is_empty()
+            && essence(settings).is_some_and(|was| essence(&self.settings) == Some(was))
+    }
 }
 
 /// What came of events and of the clock.
@@ -172,13 +187,14 @@ impl Chain {
         self.steps.iter().map(|step| (step.settings.clone(), step.operator.save())).collect()
     }
 
-    /// Takes the state that was kept, each step that of the one with the same settings; whether all of it was taken.
+    /// Takes the state that was kept, each step that of the one with the same settings, or with others that only adjust it; whether all of it was taken.
     pub fn load(&mut self, saved: &[(String, Vec<u8>)]) -> bool {
         let mut left: Vec<&(String, Vec<u8>)> = saved.iter().collect();
         let mut all = true;
         for step in &mut self.steps {
             // Of several with the same settings the first goes to the first.
-            let at = left.iter().position(|(settings, _)| *settings == step.settings);
+            let same = left.iter().position(|(settings, _)| *settings == step.settings);
+            let at = same.or_else(|| left.iter().position(|(settings, _)| step.is_adjusted(settings)));
             let loaded = at.map(|at| left.remove(at)).is_some_and(|(_, state)| step.operator.load(state).is_ok());
             all &= loaded;
         }
@@ -212,5 +228,20 @@ mod tests {
         let data = String::from_utf8_lossy(&out[0].event.data);
         assert!(data.contains("1.7976931348623157e"), "{data}");
         assert!(out[1].event.data.len() > 1000);
+    }
+
+    #[test]
+    fn a_step_that_is_only_adjusted_keeps_its_state() {
+        let machine = |period: &str, kind: &str| {
+            let text = format!(
+                "[pipeline]\nfrom = \"in\"\n[[step]]\nop = \"gather\"\nperiod = \"{period}\"\nas_kind = \"{kind}\"\n\
+                 [[step.part]]\nname = \"a\"\nas = \"object\"\n[[output]]\nroom = \"out\"\n"
+            );
+            Machine::new(Definition::read("p", "p.toml", &text, None).unwrap())
+        };
+        let saved = machine("1s", "x").save();
+        assert_eq!(machine("1s", "x").load(&saved), Ok(true));
+        assert_eq!(machine("2s", "x").load(&saved), Ok(true), "a period says nothing about what is gathered");
+        assert_eq!(machine("2s", "y").load(&saved), Ok(false));
     }
 }

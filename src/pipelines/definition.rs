@@ -14,6 +14,7 @@ use super::section::Section;
 use super::source::{Fault, Source};
 use super::target::Target;
 use super::template::overlap;
+use super::values::{self, Values};
 use crate::event::{Pattern, RoomName};
 use toml::de::DeTable;
 
@@ -108,7 +109,28 @@ impl Definition {
     /// # Errors
     /// Every fault at once.
     pub fn read(name: &str, file: &str, text: &str, directory: Option<&Path>) -> Result<Self, Vec<Fault>> {
-        Self::from_source(Source::new(file, text, directory), name, text)
+        Self::read_with(name, file, text, directory, None)
+    }
+
+    /// The same, with the values of settings that it names; else they are what the file says.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn read_with(
+        name: &str,
+        file: &str,
+        text: &str,
+        directory: Option<&Path>,
+        values: Option<&Values>,
+    ) -> Result<Self, Vec<Fault>> {
+        match values::fill(text, values) {
+            Ok(text) => Self::from_source(Source::new(file, &text, directory), name, &text),
+            Err((at, key)) => {
+                let source = Source::new(file, text, directory);
+                source.fault(&(at..at), format!("{key} is no setting that a pipeline may name"));
+                Err(source.into_faults())
+            }
+        }
     }
 
     /// Reads a pipeline that was read before, by what its files said then.

@@ -27,6 +27,7 @@ pub mod target;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod values;
 pub mod why;
 
 pub use definition::{Definition, Written};

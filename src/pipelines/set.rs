@@ -6,6 +6,7 @@ use std::path::Path;
 use super::definition::Definition;
 use super::source::Fault;
 use super::template::overlap;
+use super::values::Values;
 
 /// The longest name of a pipeline.
 const NAME_MAX: usize = 60;
@@ -33,7 +34,7 @@ pub const EMBEDDED: &[(&str, &str)] = &[
 ];
 
 /// The pipelines' files: those in the directory, and those in the binary of which the directory has none. `needed` where a directory that is not there is a fault, `embedded`
-/// whether one in the binary is wanted.
+/// whether one in the binary is wanted, `values` are the settings that they may name.
 ///
 /// # Errors
 /// Every fault at once.
@@ -41,6 +42,7 @@ pub fn load(
     directory: Option<&Path>,
     needed: bool,
     embedded: impl Fn(&str) -> bool,
+    values: Option<&Values>,
 ) -> Result<Vec<Definition>, Vec<Fault>> {
     let (mut texts, mut faults) = (BTreeMap::new(), Vec::new());
     for (name, text) in EMBEDDED.iter().filter(|(name, _)| embedded(name)) {
@@ -75,7 +77,7 @@ pub fn load(
             faults.push(Fault { file: file.clone(), line: 1, column: 1, message });
             continue;
         }
-        match Definition::read(name, file, text, beside.as_deref()) {
+        match Definition::read_with(name, file, text, beside.as_deref(), values) {
             Ok(definition) if definition.enabled => pipelines.push(definition),
             Ok(_) => {}
             Err(more) => faults.extend(more),
@@ -212,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_pipelines_in_the_binary_are_in_order() {
-        assert_eq!(load(None, false, |_| true).map(|all| all.len()).unwrap_or(0), EMBEDDED.len());
+        assert_eq!(load(None, false, |_| true, None).map(|all| all.len()).unwrap_or(0), EMBEDDED.len());
     }
 
     #[test]
@@ -224,22 +226,22 @@ mod tests {
             "[pipeline]\nfrom = \"x\"\nenabled = false\n[[output]]\nroom=\"y\"",
         )
         .unwrap();
-        let loaded = load(Some(dir.path()), true, |_| true).unwrap();
+        let loaded = load(Some(dir.path()), true, |_| true, None).unwrap();
         assert!(loaded.len() == EMBEDDED.len() - 1 && loaded.iter().all(|one| one.name != name));
         std::fs::write(
             dir.path().join("bad.toml"),
             "[pipeline]\nfrom = \"x\"\n[[step]]\nop = \"filter\"\nwher = \"true\"\n",
         )
         .unwrap();
-        let faults = load(Some(dir.path()), true, |_| false).unwrap_err();
+        let faults = load(Some(dir.path()), true, |_| false, None).unwrap_err();
         let text = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(
             text.contains("bad.toml:5:1: step 1 (filter): there is no setting wher; did you mean where?"),
             "{text}"
         );
         assert!(
-            load(Some(&dir.path().join("none")), true, |_| false).is_err()
-                && load(Some(&dir.path().join("none")), false, |_| false).is_ok()
+            load(Some(&dir.path().join("none")), true, |_| false, None).is_err()
+                && load(Some(&dir.path().join("none")), false, |_| false, None).is_ok()
         );
     }
 }

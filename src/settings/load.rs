@@ -288,6 +288,16 @@ impl Values {
         }
     }
 
+    /// A number or a time as a pipeline's file has it.
+    pub(super) fn written(&self, key: &str) -> String {
+        match self.get(key) {
+            Some(Value::Text(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::Time(time)) => format!("{}ms", time.as_millis()),
+            other => unreachable_value(key, other),
+        }
+    }
+
     pub(super) fn flag(&self, key: &str) -> bool {
         match self.get(key) {
             Some(Value::Flag(flag)) => *flag,

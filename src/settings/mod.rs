@@ -11,7 +11,7 @@ pub mod sinks;
 pub mod surfaces;
 pub mod value;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -211,6 +211,8 @@ pub struct Pipelines {
     pub stop_timeout: Duration,
     pub mailbox_messages: usize,
     pub mailbox_bytes: usize,
+    /// Settings that their files may name, as they are written there.
+    pub values: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]
@@ -302,6 +304,7 @@ impl Settings {
                 stop_timeout: v.time("pipelines.stop_timeout"),
                 mailbox_messages: v.length("pipelines.mailbox_messages"),
                 mailbox_bytes: v.length("pipelines.mailbox_bytes"),
+                values: schema::IN_PIPELINES.iter().map(|key| ((*key).to_owned(), v.written(key))).collect(),
             },
             sinks,
             metrics_public: v.flag("metrics.public"),

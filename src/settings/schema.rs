@@ -21,7 +21,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-pub use surfaces::ALIASES;
+pub use surfaces::{ALIASES, IN_PIPELINES};
 
 const fn setting(key: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Setting {
     Setting { key, kind, default, help }

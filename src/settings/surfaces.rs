@@ -129,6 +129,11 @@ pub(super) fn read(v: &Values, faults: &mut Vec<Fault>) -> Surfaces {
             }
         }
     }
+    let score = |key: &str| v.text(key).parse::<f64>().unwrap_or_default();
+    if score("overview.warning_from") > score("overview.healthy_from") {
+        let message = "overview.warning_from is above overview.healthy_from; expected at most that";
+        faults.push(Fault::Together(message.to_owned()));
+    }
     Surfaces {
         enabled,
         overview: overview(v),

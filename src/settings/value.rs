@@ -17,6 +17,8 @@ pub enum Kind {
     Flag,
     /// A whole number in this range.
     Count(u64, u64),
+    /// A number in this range, whole or not.
+    Number(u64, u64),
     /// A time in this range of milliseconds, written `500ms`, `30s`, `5m`, `24h`, `7d`.
     Time(u64, u64),
     /// A size in this range of bytes, written `100KiB`, `10MiB`, or a plain number of bytes.
@@ -30,7 +32,7 @@ pub enum Kind {
 /// A value of some [`Kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// Text, an address or a choice.
+    /// Text, an address, a choice, or a number as it was written.
     Text(String),
     /// A flag.
     Flag(bool),
@@ -51,6 +53,7 @@ impl fmt::Display for Kind {
             Self::Flag => f.write_str("true or false"),
             Self::Count(min, u64::MAX) => write!(f, "a whole number, at least {min}"),
             Self::Count(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Self::Number(min, max) => write!(f, "a number from {min} to {max}"),
             Self::Time(min, max) => {
                 write!(f, "a time from {} to {}, such as \"500ms\", \"30s\", \"5m\", \"24h\"", Millis(min), Millis(max))
             }
@@ -95,6 +98,8 @@ impl Kind {
             (_, toml::Value::String(text)) => self.parse(text),
             (Self::Flag, toml::Value::Boolean(flag)) => Some(Value::Flag(*flag)),
             (Self::Count(..) | Self::Size(..), toml::Value::Integer(number)) => self.parse(&number.to_string()),
+            (Self::Number(..), toml::Value::Integer(number)) => self.parse(&number.to_string()),
+            (Self::Number(..), toml::Value::Float(number)) => self.parse(&number.to_string()),
             (Self::List, toml::Value::Array(items)) => {
                 items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().map(Value::List)
             }
@@ -113,6 +118,15 @@ impl Kind {
             Self::Flag => text.parse().ok().map(Value::Flag),
             Self::Count(min, max) => {
                 text.replace('_', "").parse().ok().filter(|n| (min..=max).contains(n)).map(Value::Number)
+            }
+            Self::Number(min, max) => {
+                // Also what a pipeline's file can hold: no sign and no exponent.
+                let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+                let number: f64 =
+                    text.parse().ok().filter(|_| plain && !text.starts_with('.') && !text.ends_with('.'))?;
+                #[allow(clippy::cast_precision_loss, reason = "bounds are small")]
+                let inside = (min as f64..=max as f64).contains(&number);
+                inside.then(|| Value::Text(text.to_owned()))
             }
             Self::Time(min, max) => {
                 let time = parse_time(text)?;
@@ -165,6 +179,12 @@ mod tests {
         assert_eq!(Kind::Count(1, 10).parse("11"), None);
         assert_eq!(Kind::Size(0, 1024).parse("2KiB"), None);
         assert_eq!(Kind::Size(0, 4096).parse("2KiB"), Some(Value::Number(2048)));
+        assert_eq!(Kind::Number(0, 1).parse("0.8"), Some(Value::Text("0.8".into())));
+        assert_eq!(Kind::Number(0, 1).read(&toml::Value::Float(0.8)), Some(Value::Text("0.8".into())));
+        assert_eq!(Kind::Number(0, 1).read(&toml::Value::Integer(1)), Some(Value::Text("1".into())));
+        for wrong in ["1.1", "-0", "nan", "inf", "1e-1", ".5", "1.", ""] {
+            assert_eq!(Kind::Number(0, 1).parse(wrong), None, "{wrong}");
+        }
         assert_eq!(Kind::Address.parse("localhost"), None);
         assert_eq!(Kind::Flag.parse("yes"), None);
         assert_eq!(Kind::List.parse("a, b,"), Some(Value::List(vec!["a".into(), "b".into()])));

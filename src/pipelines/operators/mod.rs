@@ -54,6 +54,15 @@ const OPERATORS: &[(&str, Read)] = &[
     ("route", route::read),
 ];
 
+/// Settings that say nothing about what a step of this operator keeps: with other ones it goes on where it was.
+pub(super) fn adjustable(operator: &str) -> &'static [&'static str] {
+    match operator {
+        "gather" => &["period", "pace", "repeat", "urgent", "urgent_every"],
+        "anomaly" => &["threshold", "min_deviation", "direction", "relearn", "severity", "priority"],
+        _ => &[],
+    }
+}
+
 /// The names of all operators.
 pub fn names() -> impl Iterator<Item = &'static str> {
     OPERATORS.iter().map(|(name, _)| *name)

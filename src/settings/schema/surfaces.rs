@@ -1,7 +1,7 @@
 //! The settings of surfaces.
 
 use super::super::value::Kind;
-use super::{DAY, GIB, HOUR, KIB, MIB, Setting, TIB, setting};
+use super::{DAY, GIB, HOUR, KIB, MIB, SECOND, Setting, TIB, setting};
 
 /// Names that variables of the environment have in a dashboard's own documentation, and the settings that they are here; times are in milliseconds. A setting under its own name goes before.
 pub const ALIASES: &[(&str, &str)] = &[
@@ -16,6 +16,18 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("MAX_CONNECTIONS_PER_USER", "analytics.per_user_connections"),
     ("MAX_BUFFER_SIZE", "analytics.mailbox_messages"),
     ("CONNECTION_TIMEOUT", "analytics.parked_timeout"),
+];
+
+/// Settings that pipelines' files may name, as `${overview.update_period:250ms}`.
+pub const IN_PIPELINES: &[&str] = &[
+    "overview.update_period",
+    "overview.telemetry_period",
+    "overview.healthy_from",
+    "overview.warning_from",
+    "overview.latency_deviations",
+    "overview.latency_min_deviation",
+    "overview.success_rate_deviations",
+    "overview.success_rate_min_deviation",
 ];
 
 /// In the order in which they are shown.
@@ -49,6 +61,49 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::Count(0, 1000),
         "10",
         "Messages a second to one reader of its overview or telemetry; more wait, and nothing is lost. 0 means no limit.",
+    ),
+    setting(
+        "overview.update_period",
+        Kind::Time(100, 500),
+        "\"250ms\"",
+        "Changes are gathered for so long before a reader of its overview gets them (in overview_updates).",
+    ),
+    setting(
+        "overview.telemetry_period",
+        Kind::Time(SECOND, HOUR),
+        "\"5s\"",
+        "How often readers of its telemetry get figures, beside those that come at once (in overview_telemetry).",
+    ),
+    setting(
+        "overview.healthy_from",
+        Kind::Number(0, 1),
+        "0.8",
+        "A project is healthy from this health_score on (in overview_projects, like the next).",
+    ),
+    setting(
+        "overview.warning_from",
+        Kind::Number(0, 1),
+        "0.5",
+        "It is a warning from this one on; below it is critical.",
+    ),
+    setting(
+        "overview.latency_deviations",
+        Kind::Number(1, 1000),
+        "6.0",
+        "A project's latency is unusual that lies so many deviations above the median of its last 128 (robust z-score; in overview_anomalies, like the next three).",
+    ),
+    setting("overview.latency_min_deviation", Kind::Number(0, 1_000_000), "20.0", "And so many milliseconds at least."),
+    setting(
+        "overview.success_rate_deviations",
+        Kind::Number(1, 1000),
+        "4.0",
+        "A project's success rate over 10 runs is unusual that lies so many deviations below its own median.",
+    ),
+    setting(
+        "overview.success_rate_min_deviation",
+        Kind::Number(0, 1),
+        "0.3",
+        "And so much at least; 0.3 are 30 percent.",
     ),
     setting(
         "wells.ping_interval",

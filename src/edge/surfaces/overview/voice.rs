@@ -1,5 +1,6 @@
 //! How its streams speak: `{type, timestamp, id, data}`, where `id` is the cursor to come back with; and what they make of what a client says.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,17 +257,19 @@ impl Voice for Speaks {
     }
 
     async fn command(serving: &mut Serving<OverWebSocket<Self>>, text: &str) {
-        let answer = match serde_json::from_str::<Said<'_>>(text) {
-            Ok(Said { kind: "ping", data }) => {
+        let said = serde_json::from_str::<Said<'_>>(text);
+        let answer = match said.as_ref().map(|said| &*said.kind) {
+            Ok("ping") => {
                 let mut pong = json!({ "type": "pong", "timestamp": clock::rfc3339(clock::now_ms()) });
+                let data = said.as_ref().ok().and_then(|said| said.data);
                 if let Some(data) = data.and_then(|data| serde_json::from_str(data.get()).ok()) {
                     pong["data"] = data;
                 }
                 Message::new(None, pong.to_string().as_bytes())
             }
             // The answer to a heartbeat.
-            Ok(Said { kind: "pong", .. }) => return serving.only_a_pong(),
-            Ok(Said { kind, .. }) => {
+            Ok("pong") => return serving.only_a_pong(),
+            Ok(kind) => {
                 let shown: String = kind.chars().take(60).collect();
                 let message = format!("there is no message of the type {shown:?}; there are: ping, pong");
                 error("UNKNOWN_TYPE", &message, None)
@@ -296,8 +299,8 @@ impl Voice for Speaks {
 /// What a client says.
 #[derive(Deserialize)]
 struct Said<'t> {
-    #[serde(rename = "type")]
-    kind: &'t str,
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'t, str>,
     #[serde(borrow, default)]
     data: Option<&'t RawValue>,
 }
