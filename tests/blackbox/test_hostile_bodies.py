@@ -16,7 +16,7 @@ from harness.frames import Frames, text
 from harness.load import in_threads
 from harness.raw import Raw, exchange, publish, statuses
 
-SETTINGS = {"LIMITS__BODY_BYTES": "4MiB", "LIMITS__BODIES_BYTES": "32MiB"}
+SETTINGS = {"LIMITS__BODY_BYTES": "4MiB", "LIMITS__BODIES_BYTES": "32MiB", "LIMITS__SOURCE_BYTES": "32MiB"}
 BODY_MAX, EVENTS_MAX = 4 << 20, 50_000
 GOOD = '{"kind":"k","data":1}'
 each_format = pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson", "application/cloudevents+json",
