@@ -84,6 +84,13 @@ class Socket:
         for packet in packets:
             self.connection.send(packet)
 
+    def flood(self, *packets):
+        """Sends packets, as many as the server takes before it closes."""
+        try:
+            self.send(*packets)
+        except ConnectionClosed:
+            pass
+
     def packet(self, timeout=WAIT):
         """The next packet."""
         return self.connection.recv(timeout)
