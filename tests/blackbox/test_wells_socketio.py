@@ -552,7 +552,7 @@ def test_a_client_that_is_kicked_is_told_and_stays_away(server, js, py, transpor
 
 
 def test_a_token_that_ends_ends_its_connection(server, js):
-    client = js(server.url, mint(sub="alice", rooms=["well:*"], ttl=-26), transports=["websocket"])  # within the leeway of 30 s for a little longer
+    client = js(server.url, mint(sub="alice", rooms=["well:*"], ttl=-27), transports=["websocket"])  # within the leeway of 30 s for a little longer
     client.what("connect")
     told = client.next(lambda told: told["what"] == "event" and told["name"] == "error")
     assert told["args"][0]["error"] == "AuthenticationError" and told["args"][0]["code"] == "token_expired"
@@ -659,11 +659,11 @@ def test_who_asks_and_does_not_come_for_the_answers_is_sent_away(start_daemon, t
     server = start_daemon(**SETTINGS, WELLS__WAITING_MAX="16")
     client = Polling(server.url)
     client.connect(token)
-    assert client.post(*['42["ping"]'] * 20).text == client.post('42["ping"]').text == "ok"
+    assert client.post(*['42["ping"]'] * 16).text == client.post('42["ping"]').text == "ok"
     packets = list(client.waiting)
     while "1" not in packets:
         packets += client.packets()
-    assert sum(packet.startswith('42["pong"') for packet in packets) == 21 and packets[-2:] == ["41", "1"]
+    assert sum(packet.startswith('42["pong"') for packet in packets) == 17 and packets[-2:] == ["41", "1"]
     assert client.poll().status_code == 400
 
 
