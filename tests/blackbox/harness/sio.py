@@ -2,6 +2,7 @@
 
 import json
 import queue
+import threading
 import time
 
 import requests
@@ -159,7 +160,8 @@ class SioPy:
              "gap", "dropped", "connect_error", "disconnect")
 
     def __init__(self, url, token=None, **options):
-        self.client = socketio.Client(reconnection=False)
+        # On a machine that is busy, too, it does not take the WebSocket that it tries for a failed one.
+        self.client = socketio.Client(reconnection=False, request_timeout=WAIT)
         self.came = {name: queue.Queue() for name in self.NAMES}
         for name, came in self.came.items():
             self.client.on(name, lambda *args, came=came: came.put(args))
@@ -178,5 +180,7 @@ class SioPy:
         return self.event("subscribed")
 
     def stop(self):
-        """Disconnects."""
-        self.client.disconnect()
+        """Disconnects. One whose last packet is on its way at that moment says nothing, and sits its poll out until it is pinged: that is not waited for."""
+        leaving = threading.Thread(target=self.client.disconnect, daemon=True)
+        leaving.start()
+        leaving.join(2)

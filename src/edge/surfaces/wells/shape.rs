@@ -43,8 +43,10 @@ pub(super) const TAKEN: [&str; 19] = [
     "error",
 ];
 
-/// An event's name and body. A name that is taken is `event`; what it is called in its room stands in its body. The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event
-/// arrived, the inner one when it happened. `telemetry_id` is the seq, unless the data has one.
+/// An event's name and body. A name that is taken is `event`; what it is called in its room stands in its body.
+///
+/// The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event arrived, the inner one when it
+/// happened. `telemetry_id` is the seq, unless the data has one.
 pub(in crate::edge) fn shape(event: &Event) -> (&str, String) {
     let name = if event.change { "delta" } else { event.kind.as_str() };
     let data = event.data();
