@@ -525,6 +525,17 @@ def test_the_eventsource_package_comes_back_and_misses_nothing(server, well, vie
     assert numbers_of() == list(range(10))
 
 
+def test_an_event_of_a_room_is_not_taken_for_a_word_of_the_stream(server, well, viewer, stream, clients):
+    reader, client = stream(server, well), clients(EventSourceJs(url_of(server, well, viewer), [*NAMES, "event"]))
+    client.event("connected")
+    kinds = ["error", "open", "connected", "heartbeat", "gap"]
+    server.publish(f"well:{well}", [{"kind": kind, "data": {"x": 1}} for kind in kinds])
+    for kind in kinds:
+        message = reader.next()
+        assert (message.name, message.data["event"], message.data["data"]) == ("event", kind, {"x": 1})
+        assert client.next()["name"] == "event", "a browser would take an error for a broken stream"
+
+
 def test_the_eventsource_package_gives_up_on_a_wrong_token(server, well, clients):
     client = clients(EventSourceJs(url_of(server, well, "wrong"), NAMES))
     assert client.what("error") == {"what": "error", "code": 401, "closed": True}
@@ -639,7 +650,7 @@ def test_a_client_may_send_ten_messages_a_second_or_what_is_set(prepare, viewer,
     client.connect(viewer)
     client.event("connected")
     begun = time.monotonic()
-    client.send(*['42["ping"]'] * 60)
+    client.flood(*['42["ping"]'] * 60)
     pongs, name = -1, "pong"
     while name == "pong":
         name, told = json.loads(client.until("42")[2:])

@@ -330,7 +330,7 @@ def test_who_is_refused_may_try_again_a_few_times(url):
     assert json.loads(socket.until("44")[2:])["message"]
     assert socket.connect(TOKEN)["sid"]
     socket = Socket(url)
-    socket.send(*['40{"token":"wrong"}'] * 6)
+    socket.flood(*['40{"token":"wrong"}'] * 6)
     _, before = socket.closed()
     assert sum(packet.startswith("44") for packet in before) == 5
 

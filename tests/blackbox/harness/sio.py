@@ -2,6 +2,7 @@
 
 import json
 import queue
+import threading
 import time
 
 import requests
@@ -84,6 +85,13 @@ class Socket:
         for packet in packets:
             self.connection.send(packet)
 
+    def flood(self, *packets):
+        """Sends packets, as many as the server takes before it closes."""
+        try:
+            self.send(*packets)
+        except ConnectionClosed:
+            pass
+
     def packet(self, timeout=WAIT):
         """The next packet."""
         return self.connection.recv(timeout)
@@ -152,7 +160,8 @@ class SioPy:
              "gap", "dropped", "connect_error", "disconnect")
 
     def __init__(self, url, token=None, **options):
-        self.client = socketio.Client(reconnection=False)
+        # On a machine that is busy, too, it does not take the WebSocket that it tries for a failed one.
+        self.client = socketio.Client(reconnection=False, request_timeout=WAIT)
         self.came = {name: queue.Queue() for name in self.NAMES}
         for name, came in self.came.items():
             self.client.on(name, lambda *args, came=came: came.put(args))
@@ -171,5 +180,7 @@ class SioPy:
         return self.event("subscribed")
 
     def stop(self):
-        """Disconnects."""
-        self.client.disconnect()
+        """Disconnects. One whose last packet is on its way at that moment says nothing, and sits its poll out until it is pinged: that is not waited for."""
+        leaving = threading.Thread(target=self.client.disconnect, daemon=True)
+        leaving.start()
+        leaving.join(2)

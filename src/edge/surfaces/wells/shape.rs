@@ -20,8 +20,33 @@ pub(in crate::edge) fn well_id(room: &RoomName) -> &str {
     room.as_str().strip_prefix(NAMESPACE).unwrap_or(room.as_str())
 }
 
-/// An event's name and body. The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event
-/// arrived, the inner one when it happened. `telemetry_id` is the seq, unless the data has one.
+/// Names that clients keep for themselves, and those of answers and notices: on one of the streams they would be taken for what they are not. The same on both.
+pub(super) const TAKEN: [&str; 19] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+    "__disconnect_final",
+    "open",
+    "connected",
+    "heartbeat",
+    "pong",
+    "subscribed",
+    "unsubscribed",
+    "stats",
+    "snapshot",
+    "gap",
+    "dropped",
+    "expiring",
+    "error",
+];
+
+/// An event's name and body. A name that is taken is `event`; what it is called in its room stands in its body.
+///
+/// The body depends on nothing but the event, so that one encoding serves all readers, now and in a replay: its outer time is when the event arrived, the inner one when it
+/// happened. `telemetry_id` is the seq, unless the data has one.
 pub(in crate::edge) fn shape(event: &Event) -> (&str, String) {
     let name = if event.change { "delta" } else { event.kind.as_str() };
     let data = event.data();
@@ -44,7 +69,7 @@ pub(in crate::edge) fn shape(event: &Event) -> (&str, String) {
         _ => field("data", &data, &mut out),
     }
     out.push('}');
-    (name, out)
+    (if TAKEN.contains(&name) { "event" } else { name }, out)
 }
 
 fn field(name: &str, json: &str, out: &mut String) {
@@ -152,6 +177,16 @@ mod tests {
         assert_eq!(shaped("alert", "{\"x\":[1]}")["alert"], one);
         assert_eq!(shaped("diagnostic_update", "{\"x\":[1]}")["diagnostic"], one);
         assert_eq!(shaped("valve \"moved\"", "{\"x\":[1]}")["data"], one);
+    }
+
+    #[test]
+    fn an_event_of_a_room_is_not_taken_for_a_word_of_the_stream() {
+        for kind in TAKEN {
+            let event = event(kind, "{\"x\":1}");
+            let (name, body) = shape(&event);
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((name, &body["event"], &body["data"]), ("event", &json!(kind), &json!({"x": 1})));
+        }
     }
 
     proptest! {

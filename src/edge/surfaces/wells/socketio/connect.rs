@@ -167,8 +167,9 @@ impl Session {
         let State::Live(live) = &mut self.state else { return };
         let session = live.connection.handler();
         let cursor = Cursor::parse(offset).ok().filter(|cursor| matches!(cursor, Cursor::Rooms(_)));
-        let rights = &session.profile().identity().rights;
-        let (mut patterns, mut places, mut unheard) = (Vec::new(), Vec::new(), Vec::new());
+        let identity = session.profile().identity();
+        let rights = &identity.rights;
+        let (mut places, mut missed, mut unheard) = (Vec::new(), Vec::new(), Vec::new());
         let follows = std::mem::take(&mut *kept.follows.lock());
         for (room, begun) in follows {
             if !rights.may_read(&room) {
@@ -177,22 +178,23 @@ impl Session {
                 continue;
             }
             let stood = cursor.as_ref().and_then(|cursor| cursor.of(&room, false));
+            let place = (room.clone(), stood.unwrap_or(begun));
+            // Each by itself: one that takes no readers now is not in the way of the others.
+            let start = StartAt::After(Cursor::Rooms(vec![place.clone()]));
+            match session.join(&[Pattern::Room(room.clone())], &start, None).await {
+                Ok(found) => missed.push(found),
+                Err(error) => {
+                    session.dialect().error("ConnectionError", &format!("{room} is not followed any more: {error}"));
+                    continue;
+                }
+            }
+            places.push(place);
             if stood.is_none() {
-                unheard.push(room.clone());
+                unheard.push(room);
             }
-            patterns.push(Pattern::Room(room.clone()));
-            places.push((room, stood.unwrap_or(begun)));
         }
-        if patterns.is_empty() {
-            return;
-        }
-        match session.join(&patterns, &StartAt::After(Cursor::Rooms(places.clone())), None).await {
-            Ok(missed) => {
-                kept.follows.lock().clone_from(&places);
-                session.tell_begins(missed);
-            }
-            Err(error) => session.dialect().error("ConnectionError", &error.to_string()),
-        }
+        *kept.follows.lock() = places;
+        missed.into_iter().for_each(|missed| session.tell_begins(missed));
         for room in unheard {
             self.tell_subscribed(&room, None);
         }

@@ -25,32 +25,6 @@ pub(super) type Packets = SmallVec<[Utf8Bytes; 1]>;
 /// With more rooms only the last event of a write has an offset: a client keeps the last one it saw.
 const OFFSETS_ROOMS: usize = 8;
 
-/// Names that clients keep for themselves, and those of answers and notices: they would be taken for what they are not.
-const TAKEN: [&str; 17] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-    "__disconnect_final",
-    "connected",
-    "pong",
-    "subscribed",
-    "unsubscribed",
-    "stats",
-    "snapshot",
-    "gap",
-    "dropped",
-    "expiring",
-    "error",
-];
-
-/// Under which name an event of a room goes out; what it is called in its room stands in its body.
-fn name_for(name: &str) -> &str {
-    if TAKEN.contains(&name) { "event" } else { name }
-}
-
 /// Gathers packets.
 #[derive(Debug)]
 pub(super) struct Sio {
@@ -224,7 +198,7 @@ fn remembered(event: &Event, offset: bool) -> Utf8Bytes {
             cursor::write(std::iter::once((event.room.name(), event.seq)), &mut text);
             text
         });
-        smallvec![Arc::new(Message::new(None, packet::event(name_for(name), &body, offset.as_deref()).as_bytes()))]
+        smallvec![Arc::new(Message::new(None, packet::event(name, &body, offset.as_deref()).as_bytes()))]
     });
     // It was written as text, so there is one and it is text.
     messages.first().and_then(|message| message.json().try_into().ok()).unwrap_or(packet::NOOP)
@@ -233,6 +207,7 @@ fn remembered(event: &Event, offset: bool) -> Utf8Bytes {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use super::super::super::shape::TAKEN;
     use super::*;
     use crate::engine::rooms::Gap;
     use crate::event::{Lane, Parts, RoomKey, RoomName};

@@ -118,19 +118,21 @@ struct Polled {
     probing: bool,
     /// When somebody began to wait, or was answered.
     polled: Instant,
+    /// Packets that wait because the client asked for them, and did not come for the answers.
+    answers: usize,
 }
 
 /// Carries a session to its end, or until a WebSocket takes it over.
 pub(super) async fn run(session: Box<Session>, mut orders: mpsc::Receiver<Order>) {
     let (kill, patience) = (session.kill.clone(), session.patience());
-    let mut this = Polled { session: Some(session), poll: None, probing: false, polled: Instant::now() };
+    let mut this = Polled { session: Some(session), poll: None, probing: false, polled: Instant::now(), answers: 0 };
     let end = loop {
         if let Err(end) = this.answer() {
             break end;
         }
-        let (waits, polled, probing) = (this.poll.is_some(), this.polled, this.probing);
+        let (waits, polled, probing, answers) = (this.poll.is_some(), this.polled, this.probing, this.answers);
         let Some(session) = &mut this.session else { return };
-        if session.waits_too_much() {
+        if answers > session.waiting_max() {
             break session.end(POLICY, "more waits than a client that does not poll may leave");
         }
         let what = tokio::select! {
@@ -169,7 +171,10 @@ impl Polled {
         let Some(session) = &mut self.session else { return Ok(()) };
         let Some(poll) = self.poll.take_if(|_| session.has_words()) else { return Ok(()) };
         self.polled = Instant::now();
-        poll.send(payload::write(&session.take())).map_err(|_| End::GONE)
+        let packets = session.take();
+        // What came first goes first: of the answers no more are left than of everything.
+        self.answers = self.answers.min(session.waiting());
+        poll.send(payload::write(&packets)).map_err(|_| End::GONE)
     }
 
     fn say_nothing(&mut self) -> Step {
@@ -194,7 +199,9 @@ impl Polled {
                 Step::Over
             }
             Order::Post(payload, reply) => {
+                let before = session.waiting();
                 let heard = hear(session, &payload).await;
+                self.answers += session.waiting().saturating_sub(before);
                 let posted = match &heard {
                     Err(end) if end.malformed => Posted::Malformed,
                     _ => Posted::Taken,

@@ -204,15 +204,20 @@ impl Session {
         }
     }
 
-    /// Whether something waits to be written.
-    pub(super) fn has_words(&mut self) -> bool {
+    /// How many packets wait to be written.
+    pub(super) fn waiting(&mut self) -> usize {
         self.gather();
-        !self.queue.is_empty()
+        self.queue.len()
     }
 
-    /// Whether more waits to be written than may.
-    pub(super) fn waits_too_much(&self) -> bool {
-        !self.queue.is_empty() && self.queue.len() > self.edge.settings().surfaces.wells.waiting_max
+    /// Whether something waits to be written.
+    pub(super) fn has_words(&mut self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// How many answers may wait for a client that does not come for them.
+    pub(super) fn waiting_max(&self) -> usize {
+        self.edge.settings().surfaces.wells.waiting_max
     }
 
     /// What is to be written at once, as much as the client takes.
