@@ -16,12 +16,13 @@ use axum::routing::{get, post};
 
 use super::open::{self, Offer};
 use super::refusals::{Asked, Worded};
+use super::room;
 use crate::edge::Edge;
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
 use crate::engine::rooms::{Snapshot, StartAt};
-use crate::event::{Cursor, Pattern, RoomName};
+use crate::event::{Cursor, Pattern};
 use crate::settings::{Settings, Surface};
 use voice::{Speaks, Types};
 
@@ -67,12 +68,6 @@ pub(in crate::edge) fn public_rooms() -> Vec<Pattern> {
 /// A refusal in its words: the document has none of its own, so they are as everywhere.
 pub(super) fn refusal(_: &Problem, _: &Asked<'_>) -> Option<Worded> {
     None
-}
-
-/// A room of the surface.
-fn room(name: &'static str) -> Result<RoomName, Problem> {
-    // As above.
-    RoomName::parse(name).map_err(|error| Problem::unavailable("internal", error.to_string()))
 }
 
 /// The newest messages, as far as they are kept.
