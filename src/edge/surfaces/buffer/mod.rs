@@ -50,12 +50,12 @@ pub(super) fn routes() -> Router<Edge> {
 }
 
 /// A refusal in its words.
-pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Option<Worded> {
+pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Worded {
     let detail = match problem.errors() {
         [] => json!(problem.detail()),
         errors => errors.iter().map(worded).collect(),
     };
-    Some(Worded::json(&json!({ "detail": detail })))
+    Worded::json(&json!({ "detail": detail }))
 }
 
 /// What is wrong with a field, in its words.

@@ -78,7 +78,7 @@ async fn open_stream(edge: Edge, caller: Caller, request: Request, stream: Strea
 }
 
 /// A refusal in its words.
-pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Option<Worded> {
+pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Worded {
     let streams = asked.path.starts_with("/api/stream");
     let code = match problem.status() {
         StatusCode::UNAUTHORIZED => "AUTH_REQUIRED".to_owned(),
@@ -102,7 +102,7 @@ pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Option<Worded> {
     if !problem.errors().is_empty() {
         error["errors"] = Value::from(problem.errors());
     }
-    Some(Worded::json(&in_envelope(&error)))
+    Worded::json(&in_envelope(&error))
 }
 
 /// A word of the daemon's as this surface writes them: `rate-limited` is `RATE_LIMITED`.
