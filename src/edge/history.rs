@@ -101,7 +101,7 @@ pub(super) async fn read(
     {
         return Ok(unchanged);
     }
-    let start = params.start(None)?.map(|start| contract::aligned(start, contract.as_deref()));
+    let start = params.start()?.map(|start| contract::aligned(start, contract.as_deref()));
     let start = match start {
         None => Start::Tail(limit.unwrap_or(LIMIT_DEFAULT)),
         Some(StartAt::After(cursor)) => {

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+
 use super::problem::Problem;
 use crate::clock;
 use crate::engine::rooms::StartAt;
@@ -66,11 +68,17 @@ impl<'q> Params<'q> {
             .ok_or_else(|| Problem::parameter(name, format!("expected a duration such as 25s, at most {max:?}")))
     }
 
-    /// Where to begin: one of `after`, `since`, `tail`, or `last_event_id` in place of `after`; `header` is the `Last-Event-ID` header, which wins over all.
-    pub(super) fn start(&self, header: Option<&str>) -> Result<Option<StartAt>, Problem> {
-        if let Some(cursor) = header.filter(|cursor| !cursor.is_empty()) {
-            return parse_cursor("Last-Event-ID", cursor).map(Some);
+    /// Where a stream is to begin: by its `Last-Event-ID` header, else as [`Self::start`] has it.
+    pub(super) fn start_of(&self, headers: &HeaderMap) -> Result<Option<StartAt>, Problem> {
+        let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
+        match header.filter(|cursor| !cursor.is_empty()) {
+            Some(cursor) => parse_cursor("Last-Event-ID", cursor).map(Some),
+            None => self.start(),
         }
+    }
+
+    /// Where to begin: one of `after`, `since`, `tail`, or `last_event_id` in place of `after`.
+    pub(super) fn start(&self) -> Result<Option<StartAt>, Problem> {
         let given: Vec<&str> =
             ["after", "last_event_id", "since", "tail"].into_iter().filter(|name| self.get(name).is_some()).collect();
         if let [_, second, ..] = given[..] {

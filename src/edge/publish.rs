@@ -1,18 +1,18 @@
-//! `POST /v1/rooms/{room}/events`.
+//! `POST /v1/rooms/{room}/events`, and what taking a body to be published has to do on whatever route.
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
+use smallvec::SmallVec;
 
-use super::body::{Encoding, decline, receive};
+use super::body::{self, Encoding, Received, decline};
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
 use super::{Edge, answer};
-use crate::engine::rooms::Receipt;
+use crate::engine::rooms::{PublishError, Receipt};
 use crate::event::incoming::{BodyLimits, Format, parse};
 use crate::event::{Ack, NewEvent, RoomName};
 use crate::metrics::record;
@@ -52,10 +52,79 @@ pub(super) async fn publish(
     room: RoomName,
     request: Request,
 ) -> Result<Response, Problem> {
+    let checks = |head: &Parts| {
+        may(edge, caller, &room)?;
+        let params = Params::parse(head.uri.query(), &["ack"])?;
+        Ok((ack(edge, &params)?, format(&head.headers, &Format::ALL)?))
+    };
+    let incoming = receive(edge, request, checks).await?;
+    let (ack, format) = incoming.checked;
+    let receipt = incoming.publish(edge, room, parse(format, incoming.bytes(), bounds(edge))?, ack).await?;
+    let mut said = told(&receipt);
+    said["ack"] = ack.name().into();
+    Ok(accepted(&said))
+}
+
+/// Whether the caller may publish to the room, and now.
+pub(super) fn may(edge: &Edge, caller: &Caller, room: &RoomName) -> Result<(), Problem> {
+    caller.may_publish(room)?;
+    edge.guards.publish(&caller.identity.subject).map_err(Problem::too_much)?;
+    may_make(edge, caller, room)
+}
+
+/// Whether the room is there, or the caller may bring one more to be.
+pub(super) fn may_make(edge: &Edge, caller: &Caller, room: &RoomName) -> Result<(), Problem> {
+    // A room that cannot be looked up is refused where it is to be made.
+    let exists = |room: &RoomName| edge.rooms.find(room).is_ok_and(|room| room.is_some());
+    edge.guards.new_room(&caller.identity.subject, room, exists).map_err(Problem::too_much)
+}
+
+/// What the answer is to mean: `?ack=`, or `log.ack`.
+pub(super) fn ack(edge: &Edge, params: &Params<'_>) -> Result<Ack, Problem> {
+    match params.get("ack") {
+        None => Ok(edge.settings().log.ack),
+        Some(text) => Ack::parse(text).ok_or_else(|| Problem::parameter("ack", "expected memory, logged or synced")),
+    }
+}
+
+/// The format that a body is said to have; one of those that are taken.
+pub(super) fn format(headers: &HeaderMap, taken: &[Format]) -> Result<Format, Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
+    Format::of(content_type).filter(|format| taken.contains(format)).ok_or_else(|| {
+        let names: Vec<&str> = taken.iter().map(|format| format.name()).collect();
+        let (last, first) = names.split_last().map_or(("", &[][..]), |(last, first)| (*last, first));
+        let or = if first.is_empty() { "" } else { " or " };
+        let detail = format!("expected {}{or}{last}", first.join(", "));
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+    })
+}
+
+/// What a body may hold.
+pub(super) fn bounds(edge: &Edge) -> BodyLimits {
+    let limits = &edge.settings().limits;
+    BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth }
+}
+
+/// What came in to be published.
+pub(super) struct Incoming<T> {
+    /// What its head was found to say.
+    pub(super) checked: T,
+    head: Parts,
+    body: Received,
+}
+
+/// Reads a request's body, if `check` finds its head right; what is refused before is declined.
+pub(super) async fn receive<T>(
+    edge: &Edge,
+    request: Request,
+    check: impl FnOnce(&Parts) -> Result<T, Problem>,
+) -> Result<Incoming<T>, Problem> {
     let (head, body) = request.into_parts();
-    let checked = may(edge, caller, &room).and_then(|()| check(edge, &head));
-    match checked {
-        Ok((ack, format, encoding)) => take(edge, room, (ack, format, encoding), &head, body).await,
+    match check(&head).and_then(|checked| Ok((checked, Encoding::of(&head.headers)?))) {
+        Ok((checked, encoding)) => {
+            let body = body::receive(edge, &head.headers, encoding, body).await?;
+            Ok(Incoming { checked, head, body })
+        }
         Err(problem) => {
             decline(Request::from_parts(head, body)).await;
             Err(problem)
@@ -63,74 +132,66 @@ pub(super) async fn publish(
     }
 }
 
-/// Whether the caller may publish to the room, and now.
-pub(super) fn may(edge: &Edge, caller: &Caller, room: &RoomName) -> Result<(), Problem> {
-    caller.may_publish(room)?;
-    let subject = &caller.identity.subject;
-    edge.guards.publish(subject).map_err(Problem::too_much)?;
-    // A room that cannot be looked up is refused where it is to be made.
-    let exists = |room: &RoomName| edge.rooms.find(room).is_ok_and(|room| room.is_some());
-    edge.guards.new_room(subject, room, exists).map_err(Problem::too_much)
+impl<T> Incoming<T> {
+    /// The body, unpacked.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.body.bytes
+    }
+
+    /// Hands events to their room and waits for its receipt, and for the log as far as `ack` asks.
+    pub(super) async fn publish(
+        &self,
+        edge: &Edge,
+        room: RoomName,
+        events: Vec<NewEvent>,
+        ack: Ack,
+    ) -> Result<Receipt, Problem> {
+        let receipt = self.submit(edge, room, events.into(), ack).await?;
+        self.published(ack);
+        Ok(receipt)
+    }
+
+    /// Puts events on their way; what comes back waits for what becomes of them. Where traces are followed, they are a part of the trace that the request names.
+    pub(super) fn submit(
+        &self,
+        edge: &Edge,
+        room: RoomName,
+        mut events: SmallVec<[NewEvent; 1]>,
+        ack: Ack,
+    ) -> impl Future<Output = Result<Receipt, PublishError>> + Send + use<T> {
+        let parent = self.head.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let tracing = traces::publishing(room.as_str(), parent);
+        if let Some(tracing) = &tracing {
+            events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+        }
+        let (pending, limit) = (edge.ingest.submit(room, events, ack), edge.rooms.log().sync_timeout());
+        async move {
+            let outcome = pending.wait(limit).await;
+            if let Some(tracing) = tracing {
+                let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+                tracing.end(outcome.map_err(ToString::to_string));
+            }
+            outcome
+        }
+    }
+
+    /// All of it is published: how long that took is counted.
+    pub(super) fn published(&self, ack: Ack) {
+        record::published(ack, self.body.at.elapsed());
+    }
 }
 
-/// What a request's head says, before its body is read.
-fn check(edge: &Edge, head: &Parts) -> Result<(Ack, Format, Encoding), Problem> {
-    let params = Params::parse(head.uri.query(), &["ack"])?;
-    let ack = match params.get("ack") {
-        None => edge.settings().log.ack,
-        Some(text) => Ack::parse(text).ok_or_else(|| Problem::parameter("ack", "expected memory, logged or synced"))?,
-    };
-    let content_type = head.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let format = Format::of(content_type).ok_or_else(|| {
-        let detail = "expected application/json, application/x-ndjson, application/cloudevents+json or application/cloudevents-batch+json";
-        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
-    })?;
-    Ok((ack, format, Encoding::of(&head.headers)?))
-}
-
-async fn take(
-    edge: &Edge,
-    room: RoomName,
-    (ack, format, encoding): (Ack, Format, Encoding),
-    head: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
-    let settings = edge.settings();
-    let limits = &settings.limits;
-    let received = receive(edge, &head.headers, encoding, body).await?;
-    let bounds = BodyLimits { event_bytes: limits.event_bytes, events: limits.body_events, depth: limits.json_depth };
-    let events = parse(format, &received.bytes, bounds)?;
-    let receipt = hand_in(edge, room, events, ack, head).await?;
-    record::published(ack, received.at.elapsed());
-    let mut answer = json!({
-        "count": receipt.count,
-        "first_seq": receipt.first_seq,
-        "last_seq": receipt.last_seq,
-        "ack": ack.name(),
-    });
+/// What is said of a receipt.
+pub(super) fn told(receipt: &Receipt) -> Value {
+    let (count, first_seq, last_seq) = (receipt.count, receipt.first_seq, receipt.last_seq);
+    let mut told = json!({ "count": count, "first_seq": first_seq, "last_seq": last_seq });
     if receipt.duplicates > 0 {
-        answer["duplicates"] = receipt.duplicates.into();
+        told["duplicates"] = receipt.duplicates.into();
     }
-    Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
+    told
 }
 
-/// Hands events to their room and waits for its receipt, and for the log as far as `ack` asks; where traces are followed, as a part of the trace that the request's head names.
-pub(super) async fn hand_in(
-    edge: &Edge,
-    room: RoomName,
-    mut events: Vec<NewEvent>,
-    ack: Ack,
-    head: &Parts,
-) -> Result<Receipt, Problem> {
-    let parent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let tracing = traces::publishing(room.as_str(), parent);
-    if let Some(tracing) = &tracing {
-        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
-    }
-    let outcome = edge.ingest.publish(room, events.into(), ack, edge.rooms.log().sync_timeout()).await;
-    if let Some(tracing) = tracing {
-        let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
-        tracing.end(outcome.map_err(ToString::to_string));
-    }
-    Ok(outcome?)
+/// The answer that it is published.
+pub(super) fn accepted(told: &Value) -> Response {
+    (StatusCode::ACCEPTED, answer::json(told.to_string())).into_response()
 }

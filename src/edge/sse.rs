@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::stream::{self, Started, Turn, Wish};
 use crate::clock;
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Closing, Dialect, Notice};
+use crate::engine::connections::{Dialect, Notice, Session};
 use crate::metrics::record;
 use crate::settings::{Heartbeat, Settings};
 
@@ -190,9 +190,7 @@ impl<D: Streamed> Stream<D> {
         } else if !self.written {
             session.dialect().raw(COMMENT);
         }
-        let delivered_ms = session.profile().books.delivered_at_ms.get();
-        let quiet = Duration::from_millis(clock::coarse_ms().saturating_sub(delivered_ms)).min(self.opened.elapsed());
-        if self.idle.is_some_and(|idle| quiet >= idle) {
+        if self.idle.is_some_and(|idle| quiet_for(session, self.opened) >= idle) {
             // It comes back by its cursor, as after any break.
             record::connection_cut("idle");
             self.ended = true;
@@ -209,14 +207,18 @@ impl<D: Streamed> Stream<D> {
         self.ended = true;
         let session = self.connection.handler();
         let closing = session.closing()?;
-        let (code, message) = closing.text();
-        record::connection_cut(code);
-        let retry = (closing == Closing::Stopping).then(|| stream::spread(self.reconnect_spread));
-        if let Some(retry) = retry {
+        let notice = stream::ending(closing, self.reconnect_spread);
+        if let Notice::Error { retry: Some(retry), .. } = &notice {
             session.dialect().raw(format!("retry: {}\n", retry.as_millis()).as_bytes());
         }
-        session.tell(&Notice::Error { code, message, retry });
+        session.tell(&notice);
         session.dialect().finish();
         session.take()
     }
+}
+
+/// For how long nothing was delivered.
+fn quiet_for<D: Streamed>(session: &Session<D>, opened: Instant) -> Duration {
+    let delivered_ms = session.profile().books.delivered_at_ms.get();
+    Duration::from_millis(clock::coarse_ms().saturating_sub(delivered_ms)).min(opened.elapsed())
 }

@@ -4,8 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use tokio::time::Sleep;
@@ -17,7 +16,7 @@ use super::{Edge, contract, poll, sse, wellformed, ws};
 use crate::auth::Rights;
 use crate::engine::connections::profile::Who;
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Contract, Dialect, Notice};
+use crate::engine::connections::{Closing, Contract, Dialect, Notice};
 use crate::engine::rooms::StartAt;
 use crate::event::{Cursor, Pattern};
 use crate::limits::{Own, StreamPlaces};
@@ -80,15 +79,10 @@ pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Requ
     }
     let query = request.uri().query().map(str::to_owned);
     let params = Params::parse(query.as_deref(), &allowed)?;
-    let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-    let wish = wish(&params, header, edge.settings().limits.rooms_per_connection)?;
+    let wish = wish(&params, request.headers(), edge.settings().limits.rooms_per_connection)?;
     check_rights(&caller.identity.rights, &wish.patterns)?;
     if upgrade {
-        let (mut parts, _) = request.into_parts();
-        wellformed::check_handshake(&mut parts.headers)?;
-        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-        let upgrade = upgrade
-            .map_err(|error| Problem::new(axum::http::StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
+        let upgrade = ws::upgrade(request).await?;
         return ws::open(edge, caller, wish, upgrade).await;
     }
     if wish.patterns.is_empty() {
@@ -110,9 +104,9 @@ fn names(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
         .any(|value| value.to_ascii_lowercase().contains(word))
 }
 
-fn wish(params: &Params<'_>, header: Option<&str>, rooms_max: usize) -> Result<Wish, Problem> {
+fn wish(params: &Params<'_>, headers: &HeaderMap, rooms_max: usize) -> Result<Wish, Problem> {
     let patterns = parse_patterns(params.get("rooms").unwrap_or_default().split(','), rooms_max)?;
-    let start = params.start(header)?.unwrap_or(StartAt::Live);
+    let start = params.start_of(headers)?.unwrap_or(StartAt::Live);
     check_cursor(&patterns, &start)?;
     let contract = contract::Asked::of_query(params).contract()?;
     let start = contract::aligned(start, contract.as_deref());
@@ -249,8 +243,16 @@ pub(super) async fn turn(turn: &mut Turn) {
     *turn = None;
 }
 
+/// What a client is told when the daemon ends its connection, which is counted.
+pub(super) fn ending(closing: Closing, over: Duration) -> Notice<'static> {
+    let (code, message) = closing.text();
+    record::connection_cut(code);
+    let retry = (closing == Closing::Stopping).then(|| spread(over));
+    Notice::Error { code, message, retry }
+}
+
 /// A time of its own for each client that is sent away, so that they do not all come back at once.
-pub(super) fn spread(over: Duration) -> Duration {
+fn spread(over: Duration) -> Duration {
     let most = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(rand::random_range(0..=most))
 }

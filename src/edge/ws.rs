@@ -14,6 +14,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt};
@@ -27,6 +29,7 @@ use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::server::Peer;
 use super::stream::{self, Started, Turn, Wish};
+use super::wellformed;
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::limits::{MessageRate, Verdict};
@@ -44,12 +47,14 @@ const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// How long a client may take to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-const NORMAL: u16 = 1000;
+/// The codes with which a WebSocket ends (RFC 6455, section 7.4).
+pub(in crate::edge) const NORMAL: u16 = 1000;
 const PROTOCOL_ERROR: u16 = 1002;
 const NOT_TEXT: u16 = 1007;
-const TOO_BIG: u16 = 1009;
-const RESTART: u16 = 1012;
-const POLICY: u16 = 1008;
+pub(in crate::edge) const POLICY: u16 = 1008;
+pub(in crate::edge) const TOO_BIG: u16 = 1009;
+pub(in crate::edge) const FAILED: u16 = 1011;
+pub(in crate::edge) const RESTART: u16 = 1012;
 /// In the range that is free for applications (RFC 6455, section 7.4.2): what was shown does not hold any more.
 const UNAUTHORIZED: u16 = 4401;
 
@@ -82,6 +87,14 @@ pub(in crate::edge) trait Talk: Dialect<Output = Messages> + Sized {
     fn idle(_: &Settings) -> Option<Duration> {
         None
     }
+}
+
+/// Takes a request's upgrade, if it is a right one.
+pub(in crate::edge) async fn upgrade(request: Request) -> Result<WebSocketUpgrade, Problem> {
+    let (mut parts, _) = request.into_parts();
+    wellformed::check_handshake(&mut parts.headers)?;
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))
 }
 
 /// Opens a native stream.
@@ -321,17 +334,8 @@ impl<T: Talk> Serving<T> {
     fn ended(&mut self) -> Next {
         let session = self.connection.handler();
         let Some(closing) = session.closing() else { return Next::Close(NORMAL, "") };
-        let (code, message) = closing.text();
-        record::connection_cut(code);
-        let spread = self.edge.settings().server.reconnect_spread;
-        let retry = (closing == Closing::Stopping).then(|| stream::spread(spread));
-        session.tell(&Notice::Error { code, message, retry });
-        let close = match closing {
-            Closing::Stopping => RESTART,
-            Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
-            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow | Closing::TakenOver => POLICY,
-        };
-        Next::Close(close, code)
+        session.tell(&stream::ending(closing, self.edge.settings().server.reconnect_spread));
+        Next::Close(close_code(closing), closing.text().0)
     }
 
     async fn heard(&mut self, message: Option<Result<Message, axum::Error>>) -> Next {
@@ -402,6 +406,15 @@ async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::E
         socket.feed(Message::Text(message)).await?;
     }
     socket.flush().await
+}
+
+/// The code with which a socket closes where the daemon ends its connection.
+pub(in crate::edge) fn close_code(closing: Closing) -> u16 {
+    match closing {
+        Closing::Stopping => RESTART,
+        Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
+        Closing::Kicked | Closing::RoomFailed | Closing::TooSlow | Closing::TakenOver => POLICY,
+    }
 }
 
 /// Waits for the oldest publish under way; answers come in the order of the publishes.

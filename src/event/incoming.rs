@@ -35,6 +35,20 @@ pub enum Format {
 }
 
 impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Json, Self::Ndjson, Self::CloudEvent, Self::CloudEventBatch];
+
+    /// Its media type.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::CloudEvent => "application/cloudevents+json",
+            Self::CloudEventBatch => "application/cloudevents-batch+json",
+        }
+    }
+
     /// The format that a content type names; JSON without one.
     #[must_use]
     pub fn of(content_type: Option<&str>) -> Option<Self> {
@@ -47,6 +61,20 @@ impl Format {
             "application/cloudevents-batch+json" => Some(Self::CloudEventBatch),
             _ => None,
         }
+    }
+}
+
+/// What a JSON value is, in words for people.
+#[must_use]
+pub const fn kind_of(value: &serde_json::Value) -> &'static str {
+    use serde_json::Value;
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a flag",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 

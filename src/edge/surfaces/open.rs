@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{FromRequestParts, Request};
-use axum::http::StatusCode;
+use axum::extract::Request;
 use axum::response::Response;
 
 use super::voice::{OverSse, OverWebSocket, Voice};
@@ -33,8 +31,7 @@ pub(in crate::edge) struct Offer {
 /// Where a client says that it begins: by its `Last-Event-ID` header, else `?last_event_id=`, `?after=`, `?since=` or `?tail=`.
 pub(in crate::edge) fn start(request: &Request) -> Result<Option<StartAt>, Problem> {
     let params = Params::pick(request.uri().query(), &["after", "last_event_id", "since", "tail"]);
-    let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-    params.start(header)
+    params.start_of(request.headers())
 }
 
 /// Whether a request wants a WebSocket.
@@ -54,15 +51,20 @@ pub(in crate::edge) async fn open<V: Voice>(
         return events(edge, caller, request, offer, voice).await;
     }
     let (wish, resumed) = wish(&caller, &request, offer)?;
-    let upgrade = upgrade(request).await?;
+    let upgrade = ws::upgrade(request).await?;
     let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
+    greet_socket(&mut started, resumed).await;
+    Ok(ws::serve(edge, started, upgrade))
+}
+
+/// Says over WebSocket what comes first.
+pub(super) async fn greet_socket<V: Voice>(started: &mut Started<OverWebSocket<V>>, resumed: bool) {
     let session = started.connection.handler();
     let cursor = session.cursor();
     let dialect = session.dialect();
     for message in dialect.voice.greet(resumed, &cursor).await {
         dialect.say(&message);
     }
-    Ok(ws::serve(edge, started, upgrade))
 }
 
 /// What a client wishes, and whether it said itself where it begins.
@@ -87,20 +89,17 @@ pub(in crate::edge) async fn events<V: Voice>(
 ) -> Result<Response, Problem> {
     let (wish, resumed) = wish(&caller, &request, offer)?;
     let dialect = OverSse::new(voice, request.headers());
-    let mut started: Started<_> = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
-    let session = started.connection.handler();
-    let cursor = session.cursor();
-    stream::check_cursor_length(&cursor, edge.settings().limits.cursor_bytes)?;
-    let dialect = session.dialect();
-    let greeting = dialect.voice.greet(resumed, &cursor).await;
-    dialect.greet(&greeting, &cursor);
+    let mut started = stream::start(&edge, &caller, &wish, dialect, &record::SSE).await?;
+    stream::check_cursor_length(&started.connection.handler().cursor(), edge.settings().limits.cursor_bytes)?;
+    greet_events(&mut started, resumed).await;
     Ok(sse::serve(&edge, started))
 }
 
-/// Takes a request's upgrade, if it is a right one.
-pub(in crate::edge) async fn upgrade(request: Request) -> Result<WebSocketUpgrade, Problem> {
-    let (mut parts, _) = request.into_parts();
-    wellformed::check_handshake(&mut parts.headers)?;
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))
+/// Says over Server-Sent Events what comes first.
+pub(super) async fn greet_events<V: Voice>(started: &mut Started<OverSse<V>>, resumed: bool) {
+    let session = started.connection.handler();
+    let cursor = session.cursor();
+    let dialect = session.dialect();
+    let greeting = dialect.voice.greet(resumed, &cursor).await;
+    dialect.greet(&greeting, &cursor);
 }

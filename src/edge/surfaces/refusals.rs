@@ -5,45 +5,37 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::{analytics, buffer, metrics, overview, wells};
+use super::{analytics, buffer, overview, wells};
 use crate::edge::Edge;
-use crate::edge::problem::Shown;
+use crate::edge::problem::{Problem, Shown};
 use crate::settings::Surface;
 
-/// Which surface a path belongs to.
-fn surface_of(path: &str) -> Option<Surface> {
-    let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if overview::PATHS.iter().any(|prefix| under(prefix)) {
-        Some(Surface::Overview)
-    } else if metrics::PATHS.iter().any(|prefix| under(prefix)) {
-        Some(Surface::Metrics)
-    } else if wells::PATHS.iter().any(|prefix| under(prefix)) {
-        Some(Surface::Wells)
-    } else if analytics::PATHS.iter().any(|prefix| under(prefix)) {
-        Some(Surface::Analytics)
-    } else if buffer::PATHS.iter().any(|prefix| under(prefix)) {
-        Some(Surface::Buffer)
-    } else {
-        None
-    }
+type Words = fn(&Problem, &Asked<'_>) -> Worded;
+
+/// The surfaces with words of their own, and where they use them. Those of `metrics` are the native ones.
+const WORDS: [(Surface, &[&str], Words); 4] = [
+    (Surface::Overview, &overview::PATHS, overview::refusal),
+    (Surface::Wells, &wells::PATHS, wells::refusal),
+    (Surface::Analytics, &analytics::PATHS, analytics::refusal),
+    (Surface::Buffer, &buffer::PATHS, buffer::refusal),
+];
+
+/// Which surface a path belongs to, and its words.
+fn words_of(path: &str) -> Option<(Surface, Words)> {
+    let under = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let found = WORDS.iter().find(|(_, prefixes, _)| prefixes.iter().any(under))?;
+    Some((found.0, found.2))
 }
 
 /// Writes refusals on a surface's paths in its words.
 pub(in crate::edge) async fn dress(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let surface = surface_of(request.uri().path()).filter(|surface| edge.settings().surfaces.enabled.contains(surface));
-    let Some(surface) = surface else { return next.run(request).await };
+    let words = words_of(request.uri().path());
+    let words = words.filter(|(surface, _)| edge.settings().surfaces.enabled.contains(surface));
+    let Some((_, words)) = words else { return next.run(request).await };
     let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     let Some(Shown(problem)) = response.extensions_mut().remove::<Shown>() else { return response };
-    let asked = Asked { path: &path };
-    let dressed = match surface {
-        Surface::Overview => overview::refusal(&problem, &asked),
-        Surface::Metrics => metrics::refusal(&problem, &asked),
-        Surface::Wells => wells::refusal(&problem, &asked),
-        Surface::Analytics => analytics::refusal(&problem, &asked),
-        Surface::Buffer => buffer::refusal(&problem, &asked),
-    };
-    let Some(body) = dressed else { return response };
+    let body = words(&problem, &Asked { path: &path });
     // Its status and headers (Retry-After, Allow, Connection) stay.
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(axum::http::header::CONTENT_LENGTH);

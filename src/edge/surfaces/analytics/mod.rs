@@ -62,7 +62,7 @@ pub(super) fn routes(edge: &Edge) -> Router<Edge> {
 }
 
 /// A refusal in its words.
-pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Option<Worded> {
+pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Worded {
     let mut error = json!({ "code": problem.kind().replace('-', "_"), "message": problem.detail() });
     if let Some(seconds) = problem.retry_after() {
         error["retryAfter"] = seconds.into();
@@ -70,7 +70,7 @@ pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Option<Worded> {
     if !problem.errors().is_empty() {
         error["fields"] = Value::Array(problem.errors().to_vec());
     }
-    Some(Worded::json(&json!({ "success": false, "error": error })))
+    Worded::json(&json!({ "success": false, "error": error }))
 }
 
 /// The connection that a response opens.

@@ -19,8 +19,8 @@ use crate::edge::params::Params;
 use crate::edge::problem::Problem;
 use crate::edge::server::Peer;
 use crate::edge::stream::{self, Started, Wish};
-use crate::edge::surfaces::open::{is_websocket, upgrade};
-use crate::edge::surfaces::voice::{OverSse, OverWebSocket, Voice};
+use crate::edge::surfaces::open::{self, is_websocket};
+use crate::edge::surfaces::voice::{OverSse, OverWebSocket};
 use crate::edge::{Edge, sse, ws};
 use crate::engine::connections::profile::{Kill, Who};
 use crate::engine::connections::supervisor::Connection;
@@ -49,7 +49,7 @@ pub(super) async fn websocket(State(edge): State<Edge>, caller: Caller, request:
     let rooms = if asked.rooms.is_empty() { named_in(asked.start.as_ref()) } else { asked.rooms };
     let begin: Vec<Pattern> = rooms.iter().cloned().map(Pattern::Room).collect();
     let wish = wish(&edge, &caller.identity, with_alerts(rooms), asked.start)?;
-    let upgrade = upgrade(request).await?;
+    let upgrade = ws::upgrade(request).await?;
     open_websocket(&edge, &caller, upgrade, &wish, begin).await
 }
 
@@ -70,8 +70,7 @@ impl Query {
         let given = params.get("metrics").unwrap_or_default().split(',').map(str::trim);
         let given = given.filter(|metric| !metric.is_empty());
         let rooms = rooms(given, edge.settings().limits.rooms_per_connection)?;
-        let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-        Ok(Self { rooms, start: params.start(header)? })
+        Ok(Self { rooms, start: params.start_of(request.headers())? })
     }
 }
 
@@ -143,12 +142,9 @@ async fn open_events(
     let dialect = OverSse::new(voice, headers);
     let mut started = stream::start(edge, caller, wish, dialect, &record::SSE).await?;
     let session = started.connection.handler();
-    let cursor = session.cursor();
-    stream::check_cursor_length(&cursor, edge.settings().limits.cursor_bytes)?;
+    stream::check_cursor_length(&session.cursor(), edge.settings().limits.cursor_bytes)?;
     edge.analytics.enter(edge, session, token);
-    let dialect = session.dialect();
-    let greeting = dialect.voice.greet(resumed, &cursor).await;
-    dialect.greet(&greeting, &cursor);
+    open::greet_events(&mut started, resumed).await;
     Ok(serve_events(edge, started))
 }
 
@@ -170,13 +166,8 @@ async fn open_websocket(
     let voice = Admin::new(edge, &caller.identity, token.clone(), begin, Some(place));
     let resumed = !matches!(wish.start, StartAt::Live);
     let mut started = stream::start(edge, caller, wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
-    let session = started.connection.handler();
-    let cursor = session.cursor();
-    edge.analytics.enter(edge, session, token);
-    let dialect = session.dialect();
-    for message in dialect.voice.greet(resumed, &cursor).await {
-        dialect.say(&message);
-    }
+    edge.analytics.enter(edge, started.connection.handler(), token);
+    open::greet_socket(&mut started, resumed).await;
     Ok(serve_websocket(edge, started, upgrade))
 }
 
@@ -227,8 +218,7 @@ async fn again(edge: &Edge, request: Request, entry: &mut Entry) -> Result<Respo
     let params = Params::pick(request.uri().query(), &["token", "after", "last_event_id", "since", "tail"]);
     let missing = || Problem::parameter("token", "expected the reconnect token of a connection");
     let token = params.get("token").filter(|token| !token.is_empty()).ok_or_else(missing)?.to_owned();
-    let header = request.headers().get("last-event-id").map(|value| value.to_str().unwrap_or("?"));
-    let start = params.start(header)?;
+    let start = params.start_of(request.headers())?;
     let caller = whose(edge, &token, &request)?;
     let about = caller.entry("admin");
     (entry.event, entry.subject, entry.credential) = (about.event, about.subject, about.credential);
@@ -244,7 +234,7 @@ async fn again(edge: &Edge, request: Request, entry: &mut Entry) -> Result<Respo
     // The token is spent last: whatever is wrong or full, it is good for another try.
     let upgrade = if is_websocket(&request) {
         is_websocket_enabled(edge)?;
-        Some(upgrade(request).await?)
+        Some(ws::upgrade(request).await?)
     } else {
         None
     };

@@ -5,9 +5,9 @@ mod stats;
 
 use axum::Router;
 use axum::extract::{RawQuery, Request, State};
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use serde_json::{Value, json};
 
@@ -15,8 +15,8 @@ use self::message::{Bounds, fault};
 use self::stats::Stats;
 use super::open::{Offer, open, start};
 use super::refusals::{Asked, Worded};
+use super::room;
 use crate::clock;
-use crate::edge::body::{Encoding, decline, receive};
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
@@ -26,8 +26,7 @@ use crate::engine::connections::contract::Mode;
 use crate::engine::rooms::StartAt;
 use crate::engine::sources::sinks;
 use crate::event::incoming::Format;
-use crate::event::{Ack, Pattern, RoomName};
-use crate::metrics::record;
+use crate::event::{Ack, Pattern};
 use crate::store::{StoreError, Stored};
 
 /// Where its errors are in its own words.
@@ -51,12 +50,12 @@ pub(super) fn routes() -> Router<Edge> {
 }
 
 /// A refusal in its words.
-pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Option<Worded> {
+pub(super) fn refusal(problem: &Problem, _: &Asked<'_>) -> Worded {
     let detail = match problem.errors() {
         [] => json!(problem.detail()),
         errors => errors.iter().map(worded).collect(),
     };
-    Some(Worded::json(&json!({ "detail": detail })))
+    Worded::json(&json!({ "detail": detail }))
 }
 
 /// What is wrong with a field, in its words.
@@ -68,46 +67,27 @@ fn worded(error: &Value) -> Value {
     json!({ "loc": place, "msg": error["message"], "type": rule })
 }
 
-fn room(name: &str) -> Result<RoomName, Problem> {
-    // Its own names are good; the answer is for the compiler.
-    RoomName::parse(name).map_err(|error| Problem::parameter("room", error))
-}
-
 /// Takes a message. The answer comes when the log has it.
 async fn take(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
-    let (head, body) = request.into_parts();
     let messages = room(MESSAGES)?;
-    let encoding = match publish::may(&edge, &caller, &messages).and_then(|()| encoding(&head)) {
-        Ok(encoding) => encoding,
-        Err(problem) => {
-            decline(Request::from_parts(head, body)).await;
-            return Err(problem);
-        }
+    let checks = |head: &Parts| {
+        publish::may(&edge, &caller, &messages)?;
+        publish::format(&head.headers, &[Format::Json])
     };
+    let incoming = publish::receive(&edge, request, checks).await?;
     let settings = edge.settings();
-    let received = receive(&edge, &head.headers, encoding, body).await?;
     let bounds =
         Bounds { content_bytes: settings.surfaces.buffer.content_bytes, event_bytes: settings.limits.event_bytes };
-    let message = message::read(&received.bytes, bounds).map_err(Problem::fields)?;
+    let message = message::read(incoming.bytes(), bounds).map_err(Problem::fields)?;
     // Never less than that: what is answered survives the daemon.
     let ack = settings.log.ack.max(Ack::Logged);
-    let receipt = publish::hand_in(&edge, messages, vec![message.event], ack, &head).await?;
-    record::published(ack, received.at.elapsed());
+    let receipt = incoming.publish(&edge, messages, vec![message.event], ack).await?;
     let mut answer = json!({ "id": message.id, "status": "queued", "seq": receipt.last_seq });
     if receipt.duplicates > 0 {
         answer["seq"] = receipt.first_seq.into();
         answer["duplicate"] = true.into();
     }
-    Ok((StatusCode::ACCEPTED, answer::json(answer.to_string())).into_response())
-}
-
-fn encoding(head: &Parts) -> Result<Encoding, Problem> {
-    let content_type = head.headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    if Format::of(content_type) != Some(Format::Json) {
-        let detail = "expected application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail));
-    }
-    Encoding::of(&head.headers)
+    Ok(publish::accepted(&answer))
 }
 
 /// The newest messages that the sink has, newest first.

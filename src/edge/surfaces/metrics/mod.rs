@@ -1,4 +1,5 @@
 //! The surface `metrics`: requests to models, their rates, latencies and costs. What it shows is computed by the pipelines `metrics_…`; here are its routes and its words.
+//! Its errors are those of the native API.
 //!
 //! `ingest` takes what is reported, `record` says what a right report is, [`voice`] is how its stream speaks, `known` puts together what a reader begins with.
 
@@ -15,13 +16,13 @@ use axum::response::Response;
 use axum::routing::{get, post};
 
 use super::open::{self, Offer};
-use super::refusals::{Asked, Worded};
+use super::room;
 use crate::edge::Edge;
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
 use crate::engine::rooms::{Snapshot, StartAt};
-use crate::event::{Cursor, Pattern, RoomName};
+use crate::event::{Cursor, Pattern};
 use crate::settings::{Settings, Surface};
 use voice::{Speaks, Types};
 
@@ -38,9 +39,6 @@ const NEWEST: u64 = 100;
 
 /// Its stream.
 const STREAM_PATH: &str = "/metrics/stream";
-/// Where its errors are in its own words.
-pub(super) const PATHS: [&str; 3] = [STREAM_PATH, "/metrics/requests", "/metrics/report"];
-
 /// Its routes.
 pub(super) fn routes() -> Router<Edge> {
     Router::new()
@@ -62,17 +60,6 @@ pub(in crate::edge) fn is_public(settings: &Settings, request: &Request) -> bool
 pub(in crate::edge) fn public_rooms() -> Vec<Pattern> {
     // A name that is written here is a good one.
     Pattern::parse(STREAM).into_iter().collect()
-}
-
-/// A refusal in its words: the document has none of its own, so they are as everywhere.
-pub(super) fn refusal(_: &Problem, _: &Asked<'_>) -> Option<Worded> {
-    None
-}
-
-/// A room of the surface.
-fn room(name: &'static str) -> Result<RoomName, Problem> {
-    // As above.
-    RoomName::parse(name).map_err(|error| Problem::unavailable("internal", error.to_string()))
 }
 
 /// The newest messages, as far as they are kept.

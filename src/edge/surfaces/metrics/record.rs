@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::clock;
 use crate::event::NewEvent;
 use crate::event::depth::is_deeper_than;
-use crate::event::incoming::{BodyError, BodyLimits, FAULTS_MAX, ItemFault};
+use crate::event::incoming::{BodyError, BodyLimits, FAULTS_MAX, ItemFault, kind_of};
 
 /// The longest name of a model, an endpoint, a limit: with the type of its message it is a key of the state.
 const NAME_MAX: usize = 180;
@@ -222,17 +222,6 @@ struct Data<'i> {
 /// A field that is there and not null.
 fn given<'v>(fields: &'v Map<String, Value>, field: &str) -> Option<&'v Value> {
     fields.get(field).filter(|value| !value.is_null())
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a flag",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// As much of a wrong value as an answer repeats.

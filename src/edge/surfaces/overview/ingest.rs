@@ -1,25 +1,20 @@
 //! `POST /api/events`: one event or a list, taken whole or not at all.
 
-use std::borrow::Cow;
-
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::request::Parts;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{EVENTS, room};
 use crate::clock;
-use crate::edge::body::Encoding;
 use crate::edge::caller::Caller;
 use crate::edge::problem::Problem;
-use crate::edge::publish::may;
-use crate::edge::{Edge, answer, body};
+use crate::edge::{Edge, publish};
 use crate::event::NewEvent;
 use crate::event::depth::is_deeper_than;
-use crate::event::incoming::{BodyError, FAULTS_MAX, ItemFault};
-use crate::metrics::record;
+use crate::event::incoming::{BodyError, BodyLimits, FAULTS_MAX, Format, ItemFault, kind_of};
 
 /// The longest name of a project: it is an event's key.
 const PROJECT_MAX: usize = 200;
@@ -31,50 +26,23 @@ const FIELDS: [&str; 7] = ["project", "event_type", "severity", "message", "meta
 const TIME_MAX_MS: u64 = 253_402_207_200_999;
 
 /// Publishes a body.
-pub(super) async fn publish(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
+pub(super) async fn events(State(edge): State<Edge>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let room = room(EVENTS)?;
-    let checked = may(&edge, &caller, &room).and_then(|()| is_json(request.headers()));
-    let encoding = match checked.and_then(|()| Encoding::of(request.headers())) {
-        Ok(encoding) => encoding,
-        Err(problem) => {
-            body::decline(request).await;
-            return Err(problem);
-        }
+    let checks = |head: &Parts| {
+        publish::may(&edge, &caller, &room)?;
+        publish::format(&head.headers, &[Format::Json])
     };
-    let (head, body) = request.into_parts();
-    let received = body::receive(&edge, &head.headers, encoding, body).await?;
-    let taken = take(&edge, &received.bytes)?;
-    let ids: Vec<Value> = taken.iter().map(|(id, _)| id.as_str().into()).collect();
-    let events = taken.into_iter().map(|(_, event)| event).collect();
-    let ack = edge.settings().log.ack;
-    let receipt = edge.ingest.publish(room, events, ack, edge.rooms.log().sync_timeout()).await?;
-    record::published(ack, received.at.elapsed());
-    let mut told = json!({
-        "count": receipt.count,
-        "ids": ids,
-        "first_seq": receipt.first_seq,
-        "last_seq": receipt.last_seq,
-    });
-    if receipt.duplicates > 0 {
-        told["duplicates"] = receipt.duplicates.into();
-    }
-    Ok((StatusCode::ACCEPTED, answer::json(told.to_string())).into_response())
-}
-
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let named = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
-    let named = named.map(|name| name.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    // curl -d says the last unless told otherwise.
-    if matches!(named.as_deref(), None | Some("" | "application/json" | "application/x-www-form-urlencoded")) {
-        return Ok(());
-    }
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "expected application/json"))
+    let incoming = publish::receive(&edge, request, checks).await?;
+    let (ids, events): (Vec<String>, Vec<NewEvent>) =
+        take(incoming.bytes(), publish::bounds(&edge))?.into_iter().unzip();
+    let receipt = incoming.publish(&edge, room, events, edge.settings().log.ack).await?;
+    let mut told = publish::told(&receipt);
+    told["ids"] = ids.into();
+    Ok(publish::accepted(&told))
 }
 
 /// All events of a body with their ids, or everything that is wrong with it.
-fn take(edge: &Edge, bytes: &[u8]) -> Result<Vec<(String, NewEvent)>, BodyError> {
-    let settings = edge.settings();
-    let limits = &settings.limits;
+fn take(bytes: &[u8], limits: BodyLimits) -> Result<Vec<(String, NewEvent)>, BodyError> {
     let broken = |error: serde_json::Error| BodyError::Broken(error.to_string());
     let many = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let items: Vec<&RawValue> =
@@ -83,8 +51,8 @@ fn take(edge: &Edge, bytes: &[u8]) -> Result<Vec<(String, NewEvent)>, BodyError>
     if items.is_empty() {
         return Err(BodyError::Empty);
     }
-    if items.len() > limits.body_events {
-        return Err(BodyError::TooMany(limits.body_events));
+    if items.len() > limits.events {
+        return Err(BodyError::TooMany(limits.events));
     }
     let (mut events, mut faults) = (Vec::with_capacity(items.len()), Vec::new());
     for (at, item) in items.into_iter().enumerate() {
@@ -93,8 +61,8 @@ fn take(edge: &Edge, bytes: &[u8]) -> Result<Vec<(String, NewEvent)>, BodyError>
             return Err(BodyError::EventTooLarge { item: at, bytes: text.len(), max });
         }
         let mut checks = Checks { item: many.then_some(at), faults: &mut faults };
-        if is_deeper_than(text.as_bytes(), limits.json_depth) {
-            checks.wrong(None, format!("nested more than {} deep (limits.json_depth)", limits.json_depth));
+        if is_deeper_than(text.as_bytes(), limits.depth) {
+            checks.wrong(None, format!("nested more than {} deep (limits.json_depth)", limits.depth));
             continue;
         }
         events.extend(checks.event(text));
@@ -230,15 +198,4 @@ impl Checks<'_> {
 
 fn made_up_id() -> String {
     format!("evt_{:016x}", rand::random::<u64>())
-}
-
-fn kind_of(value: &Value) -> Cow<'static, str> {
-    Cow::Borrowed(match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a flag",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    })
 }

@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 
 use super::open::{self, Offer};
 use super::refusals::{Asked, Worded};
+use super::room;
 use crate::clock;
 use crate::edge::Edge;
 use crate::edge::caller::Caller;
 use crate::edge::problem::Problem;
 use crate::engine::rooms::StartAt;
-use crate::event::{Pattern, RoomName};
+use crate::event::Pattern;
 use crate::limits::Own;
 use crate::settings::Surface;
 use voice::{Speaks, Stream};
@@ -56,16 +57,10 @@ pub(super) fn routes() -> Router<Edge> {
         .route("/api/stream/events", stream(Stream::Events))
         .route("/api/stream/telemetry", stream(Stream::Telemetry))
         .route("/api/overview", get(reads::overview))
-        .route("/api/events", get(reads::events).post(ingest::publish))
+        .route("/api/events", get(reads::events).post(ingest::events))
         .route("/api/project-details", get(reads::details))
         .route("/api/anomalies", get(reads::anomalies))
         .route("/api/patterns", get(reads::patterns))
-}
-
-/// A room of the surface.
-fn room(name: &'static str) -> Result<RoomName, Problem> {
-    // Names that are written here are good ones; a test looks at all of them.
-    RoomName::parse(name).map_err(|error| Problem::unavailable("internal", error.to_string()))
 }
 
 async fn open_stream(edge: Edge, caller: Caller, request: Request, stream: Stream) -> Result<Response, Problem> {
@@ -83,7 +78,7 @@ async fn open_stream(edge: Edge, caller: Caller, request: Request, stream: Strea
 }
 
 /// A refusal in its words.
-pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Option<Worded> {
+pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Worded {
     let streams = asked.path.starts_with("/api/stream");
     let code = match problem.status() {
         StatusCode::UNAUTHORIZED => "AUTH_REQUIRED".to_owned(),
@@ -107,7 +102,7 @@ pub(super) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Option<Worded> {
     if !problem.errors().is_empty() {
         error["errors"] = Value::from(problem.errors());
     }
-    Some(Worded::json(&in_envelope(&error)))
+    Worded::json(&in_envelope(&error))
 }
 
 /// A word of the daemon's as this surface writes them: `rate-limited` is `RATE_LIMITED`.

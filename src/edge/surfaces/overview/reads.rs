@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::{ANOMALIES, EVENTS, OPEN_ANOMALIES, OVERVIEW, PATTERNS, PROJECTS, room, whole};
 use crate::clock;
 use crate::edge::Edge;
+use crate::edge::answer::tagged;
 use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
-use crate::edge::surfaces::reads::answer;
 use crate::event::Event;
 
 const LIMIT_DEFAULT: u64 = 20;
@@ -31,7 +31,7 @@ pub(super) async fn overview(
     caller.may_read(&room(OVERVIEW)?)?;
     let (events, _) = whole::newest_events(&edge).await?;
     let whole = whole::overview(&whole::projects(&edge), &whole::metrics(&edge), &events);
-    Ok(answer(&headers, whole.into_bytes()))
+    Ok(tagged(&headers, whole))
 }
 
 /// `GET /api/events`: newest first.
@@ -44,7 +44,7 @@ pub(super) async fn events(
     caller.may_read(&room(EVENTS)?)?;
     let count = limit(query.as_deref())?;
     let events = whole::newest(&edge, EVENTS, count, count, |_| true).await?;
-    Ok(answer(&headers, Value::Array(whole::shown(&events)).to_string().into_bytes()))
+    Ok(tagged(&headers, Value::Array(whole::shown(&events)).to_string()))
 }
 
 fn limit(query: Option<&str>) -> Result<usize, Problem> {
@@ -77,7 +77,7 @@ pub(super) async fn details(
     let anomalies = whole::newest(&edge, ANOMALIES, whole::NEWEST, SCANNED, of_it).await?;
     body["events"] = Value::Array(whole::shown(&events));
     body["anomalies"] = one_of_each(&anomalies, Vec::new(), whole::NEWEST).into();
-    Ok(answer(&headers, body.to_string().into_bytes()))
+    Ok(tagged(&headers, body.to_string()))
 }
 
 /// An anomaly as it was when it started, or when it was over.
@@ -116,7 +116,7 @@ pub(super) async fn anomalies(
     // Each was told at most twice.
     let told = whole::newest(&edge, ANOMALIES, 2 * count, 2 * count, |_| true).await?;
     let found = one_of_each(&told, table(&edge, OPEN_ANOMALIES), count);
-    Ok(answer(&headers, Value::Array(found).to_string().into_bytes()))
+    Ok(tagged(&headers, Value::Array(found).to_string()))
 }
 
 /// `GET /api/patterns`: those seen most often first.
@@ -128,7 +128,7 @@ pub(super) async fn patterns(
     caller.may_read(&room(PATTERNS)?)?;
     let mut patterns = table(&edge, PATTERNS);
     patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern["count"].as_u64()));
-    Ok(answer(&headers, Value::Array(patterns).to_string().into_bytes()))
+    Ok(tagged(&headers, Value::Array(patterns).to_string()))
 }
 
 /// The rows of a room's state.

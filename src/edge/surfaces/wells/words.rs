@@ -75,13 +75,13 @@ fn said(faults: &[Value]) -> String {
 }
 
 /// A refusal in its words.
-pub(in crate::edge::surfaces) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Option<Worded> {
+pub(in crate::edge::surfaces) fn refusal(problem: &Problem, asked: &Asked<'_>) -> Worded {
     let body = body(problem);
     if !asked.path.starts_with(STREAMS) {
-        return Some(Worded::json(&body));
+        return Worded::json(&body);
     }
     let content_type = HeaderValue::from_static("text/event-stream");
-    Some(Worded { content_type, text: format!("event: error\ndata: {body}\n\n") })
+    Worded { content_type, text: format!("event: error\ndata: {body}\n\n") }
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn said(problem: &Problem, path: &str) -> String {
-        refusal(problem, &Asked { path }).unwrap().text
+        refusal(problem, &Asked { path }).text
     }
 
     #[test]

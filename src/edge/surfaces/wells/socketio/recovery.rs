@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::secret;
 use crate::event::RoomName;
+use crate::metrics::record;
 
 /// Subscriptions that are kept for each session, on average.
 const SUBSCRIPTIONS: usize = 16;
@@ -126,6 +127,7 @@ impl Recovery {
             table.subscriptions += kept.follows.lock().len();
             table.lost.push_back((now + window, Arc::clone(kept)));
             while table.lost.len() > max || table.subscriptions > max.saturating_mul(SUBSCRIPTIONS) {
+                record::connection_cut("recovery_full");
                 table.give_up_oldest();
             }
         }

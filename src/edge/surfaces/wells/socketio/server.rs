@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{Extension, FromRequestParts, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -28,7 +28,7 @@ use super::{packet, websocket};
 use crate::edge::auth::{self, ClientIp, Shown};
 use crate::edge::problem::Problem;
 use crate::edge::server::{Peer, connections_max};
-use crate::edge::{Edge, body, wellformed};
+use crate::edge::{Edge, body, wellformed, ws};
 use crate::metrics::record;
 use crate::settings::{Limits, Settings};
 
@@ -326,11 +326,7 @@ async fn websocket_probes(edge: &Edge, entry: Arc<Entry>, request: Request) -> R
 }
 
 async fn upgrade(edge: &Edge, request: Request) -> Result<WebSocketUpgrade, Problem> {
-    let (mut parts, _) = request.into_parts();
-    wellformed::check_handshake(&mut parts.headers)?;
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    let upgrade = upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))?;
-    Ok(websocket::bounded(upgrade, &edge.settings().limits))
+    Ok(websocket::bounded(ws::upgrade(request).await?, &edge.settings().limits))
 }
 
 /// An answer in text that no cache may keep.

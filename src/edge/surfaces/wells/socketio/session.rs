@@ -18,24 +18,17 @@ use super::dialect::{Packets, Sio};
 use super::heart::{Beat, Heart};
 use super::packet::{self, DISCONNECT, Frame, Kind, PING};
 use super::recovery::Keeper;
-use super::server::{Guest, Listed, Seat, Server};
+use super::server::{Guest, Listed, Seat, Server, message_max};
 use crate::edge::Edge;
 use crate::edge::problem::whole_seconds;
 use crate::edge::stream;
+use crate::edge::ws::{FAILED, RESTART, TOO_BIG, close_code};
+pub(super) use crate::edge::ws::{NORMAL, POLICY};
+use crate::engine::connections::Closing;
 use crate::engine::connections::profile::Kill;
 use crate::engine::connections::supervisor::{Connection, Member};
-use crate::engine::connections::{Closing, Notice};
 use crate::limits::{MessageRate, StreamPlaces, Verdict};
 use crate::metrics::record;
-
-/// The codes with which a WebSocket ends (RFC 6455, section 7.4).
-pub(super) const NORMAL: u16 = 1000;
-pub(super) const POLICY: u16 = 1008;
-const TOO_BIG: u16 = 1009;
-const FAILED: u16 = 1011;
-const RESTART: u16 = 1012;
-/// In the range that is free for applications: what was shown does not hold any more.
-const UNAUTHORIZED: u16 = 4401;
 
 /// The client has come back by another connection.
 const ELSEWHERE: End = End::with(NORMAL, "the client has come back elsewhere");
@@ -302,7 +295,7 @@ impl Session {
                     Some(packets) => self.queue.extend(packets),
                     None => return,
                 }
-                if self.queue.len() > 1 << 12 {
+                if self.waits_too_much() {
                     return;
                 }
             }
@@ -350,23 +343,14 @@ impl Session {
         let State::Live(live) = &mut self.state else { return End::with(NORMAL, "") };
         let session = live.connection.handler();
         let Some(closing) = session.closing() else { return End::with(FAILED, "the session failed") };
-        let (code, message) = closing.text();
-        record::connection_cut(code);
-        let spread = self.edge.settings().server.reconnect_spread;
-        let retry = (closing == Closing::Stopping).then(|| stream::spread(spread));
-        session.tell(&Notice::Error { code, message, retry });
-        let close = match closing {
-            Closing::Stopping => RESTART,
-            Closing::TokenExpired | Closing::TokenRevoked => UNAUTHORIZED,
-            Closing::Kicked | Closing::RoomFailed | Closing::TooSlow | Closing::TakenOver => POLICY,
-        };
+        session.tell(&stream::ending(closing, self.edge.settings().server.reconnect_spread));
         if matches!(closing, Closing::Kicked | Closing::TokenExpired | Closing::TokenRevoked) {
             // Its client does not come back by itself.
             session.dialect().say(DISCONNECT);
             live.keeper.may = false;
         }
         self.gather();
-        End { linger: true, ..End::with(close, code) }
+        End { linger: true, ..End::with(close_code(closing), closing.text().0) }
     }
 
     /// The session is ended for what its client does.
@@ -393,8 +377,11 @@ impl Session {
     /// More came at once than may.
     pub(super) fn too_big(&mut self) -> End {
         record::connection_cut("message_too_big");
-        let max = self.edge.settings().limits.message_bytes;
-        self.error("PayloadTooLarge", &format!("a message may have {max} bytes (limits.max_message_bytes)"));
+        let settings = self.edge.settings();
+        let max = message_max(&settings, self.is_live());
+        let guest = max < settings.limits.message_bytes;
+        let limit = if guest { "wells.guest_message_bytes" } else { "limits.max_message_bytes" };
+        self.error("PayloadTooLarge", &format!("a message may have {max} bytes ({limit})"));
         self.gather();
         End { linger: true, ..End::with(TOO_BIG, "message too big") }
     }
