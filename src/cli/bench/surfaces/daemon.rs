@@ -28,6 +28,9 @@ per_ip_connections = 0
 per_ip_connections_per_hour = 0
 per_ip_sockets = 0
 per_user_connections = 0
+[overview]
+per_ip_connections = 0
+per_ip_connections_per_hour = 0
 [analytics]
 per_user_connections = 0
 [sources.host]

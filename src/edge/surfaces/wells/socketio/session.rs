@@ -295,7 +295,7 @@ impl Session {
                     Some(packets) => self.queue.extend(packets),
                     None => return,
                 }
-                if self.waits_too_much() {
+                if self.queue.len() > self.waiting_max() {
                     return;
                 }
             }
