@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep};
 use self::daemon::Daemon;
 use self::kinds::{Kind, Wire};
 use self::polling::Polling;
-use self::report::{Line, Report};
+use self::report::{Line, Memory, Report};
 use self::stream::{BUFFER_BYTES, Buffer, Stream};
 use self::tally::{SharedTally, Tally};
 use super::http::Target;
@@ -112,11 +112,15 @@ async fn measure(arguments: &SurfacesArguments, running: Option<Target>, bar: &P
     };
     let pid = own.as_ref().map(Daemon::pid).or(arguments.pid);
     let kinds = Kind::ALL.into_iter().filter(|kind| arguments.only.is_empty() || arguments.only.contains(kind));
+    let resident = || pid.and_then(daemon::resident_bytes);
     let mut rows = Vec::new();
+    let empty = resident();
     for kind in kinds {
         rows.push(open_row(arguments, &target, kind, pid, bar).await?);
     }
+    let connected = resident();
     let (seconds, feeds) = load(arguments, &target, &rows, bar).await;
+    let memory = Memory { empty, connected, loaded: resident() };
     let whose = if own.is_some() { "a daemon started for this" } else { "a daemon that runs" };
     let open: usize = rows.iter().filter(|row| row.refused.is_none()).map(|row| row.clients).sum();
     let daemon = format!("{whose}, {open} clients at once, measured for {:.1} s", seconds);
@@ -132,7 +136,7 @@ async fn measure(arguments: &SurfacesArguments, running: Option<Target>, bar: &P
         let published = turns.iter().find(|(feed, _)| *feed == row.kind.feed()).map(|(_, count)| *count);
         line(row, seconds, published)
     });
-    Ok(Report { daemon, lines: lines.collect(), feeds: problems })
+    Ok(Report { daemon, memory, lines: lines.collect(), feeds: problems })
 }
 
 /// Every client follows one room, whichever it is, so each event comes to as many clients as are spread on its room; every room has an event each turn.

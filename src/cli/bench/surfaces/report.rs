@@ -27,11 +27,23 @@ pub(super) struct Line {
     pub(super) memory_bytes: Option<u64>,
 }
 
+/// The daemon's resident memory in bytes, where its process is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// Before the first client.
+    pub(super) empty: Option<u64>,
+    /// With all clients, before anything was sent.
+    pub(super) connected: Option<u64>,
+    /// With all clients, after everything was sent.
+    pub(super) loaded: Option<u64>,
+}
+
 /// All rows.
 #[derive(Debug, Clone)]
 pub(in crate::cli::bench) struct Report {
     /// Who was measured.
     pub(super) daemon: String,
+    pub(super) memory: Memory,
     pub(super) lines: Vec<Line>,
     /// What went wrong while events were published.
     pub(super) feeds: Vec<String>,
@@ -145,7 +157,9 @@ impl Line {
 impl Report {
     pub(in crate::cli::bench) fn to_json(&self) -> Value {
         let rows: Vec<Value> = self.lines.iter().map(Line::to_json).collect();
-        json!({ "daemon": self.daemon, "rows": rows, "feeds": self.feeds })
+        let Memory { empty, connected, loaded } = self.memory;
+        let memory = json!({ "empty": empty, "connected": connected, "loaded": loaded });
+        json!({ "daemon": self.daemon, "memory_bytes": memory, "rows": rows, "feeds": self.feeds })
     }
 
     /// # Errors
@@ -180,6 +194,13 @@ impl fmt::Display for Report {
             writeln!(f, "  {}: {}", line.kind.name(), line.kind.says())?;
         }
         writeln!(f, "  KiB/client: what the daemon's resident memory grew by while they connected and came to rest")?;
+        if let Memory { empty: Some(empty), connected: Some(connected), loaded: Some(loaded) } = self.memory {
+            let [empty, connected, loaded] = [empty, connected, loaded].map(|bytes| bytes >> 20);
+            writeln!(
+                f,
+                "  all together: {empty} MiB without a client, {connected} MiB with all, {loaded} MiB after all was sent"
+            )?;
+        }
         for line in &self.lines {
             if let Some(trouble) = line.trouble() {
                 writeln!(f, "{}: {trouble}", line.kind.name())?;
