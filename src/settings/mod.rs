@@ -25,7 +25,7 @@ pub use tidegate_actors::Policy;
 
 pub use self::auth::Auth;
 pub use self::sinks::Sinks;
-pub use self::surfaces::{Surface, Surfaces};
+pub use self::surfaces::{Surface, Surfaces, Wells};
 use crate::event::{Ack, Pattern, RoomName};
 
 /// Where pipelines are looked for if the settings do not say; that there is no such directory is no fault.

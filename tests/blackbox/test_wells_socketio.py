@@ -5,6 +5,7 @@ connection. The protocol itself is in test_wells_socketio_protocol.py.
 
 import asyncio
 import json
+import subprocess
 import threading
 import time
 
@@ -653,6 +654,22 @@ def test_a_user_may_have_so_many_connections(start_daemon, token, js):
     proxy.cut(tell_server=False)
     assert first.what("connect")["recovered"] is True, "its own place is not in its way"
     proxy.stop()
+
+
+def test_one_address_alone_does_not_keep_others_from_signing_in(start_daemon, token):
+    server = start_daemon(**SETTINGS, WELLS__GUESTS_PER_IP="2")
+    crowd = [Polling(server.url) for _ in range(2)]
+
+    def opens(source):
+        """What a handshake of this address is answered, and its status."""
+        curl = ["curl", "-sS", "--noproxy", "*", "--interface", source, "-w", "\n%{http_code}", f"{server.url}/socket.io/?EIO=4&transport=polling"]
+        return subprocess.run(curl, capture_output=True, text=True, timeout=20, check=True).stdout.rsplit("\n", 1)
+
+    refused, status = opens("127.0.0.1")
+    assert status == "503" and "wells.guests_per_ip" in refused, refused
+    assert opens("127.0.0.2")[1] == "200", "another address"
+    crowd[0].connect(token)
+    eventually(lambda: opens("127.0.0.1")[1] == "200", "who has signed in does not count")
 
 
 def test_who_asks_and_does_not_come_for_the_answers_is_sent_away(start_daemon, token):

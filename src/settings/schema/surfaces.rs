@@ -136,6 +136,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Socket.IO clients at once that have not signed in yet; more are told to come back.",
     ),
     setting(
+        "wells.guests_per_ip",
+        Kind::Count(0, 10_000_000),
+        "500",
+        "Of these, so many of one address; 0 means no limit of its own.",
+    ),
+    setting(
         "wells.guest_message_bytes",
         Kind::Size(KIB, GIB),
         "\"16KiB\"",

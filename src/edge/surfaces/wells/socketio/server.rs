@@ -1,6 +1,6 @@
 //! The Engine.IO server: what a request wants, which session it belongs to, and how many of them there may be.
 //!
-//! Bounds: sessions that have not signed in `wells.guests_max` (one that does not sign in within `wells.connect_timeout` is closed), all together as many as there may be
+//! Bounds: sessions that have not signed in `wells.guests_max`, of one address `wells.guests_per_ip` (one that does not sign in within `wells.connect_timeout` is closed), all together as many as there may be
 //! connections; from one address as many as `limits.per_ip_connections` says. Errors look as the protocol has them: `{"code", "message"}`.
 
 use std::net::IpAddr;
@@ -29,8 +29,9 @@ use crate::edge::auth::{self, ClientIp, Shown};
 use crate::edge::problem::Problem;
 use crate::edge::server::{Peer, connections_max};
 use crate::edge::{Edge, body, wellformed, ws};
+use crate::limits::places::{Place, Places};
 use crate::metrics::record;
-use crate::settings::{Limits, Settings};
+use crate::settings::{Limits, Settings, Wells};
 
 /// Orders of one session under way at once: a poll, a post, and what a WebSocket wants.
 const ORDERS: usize = 8;
@@ -95,6 +96,8 @@ struct Table {
     polled: DashMap<SmolStr, Arc<Entry>, ahash::RandomState>,
     open: AtomicUsize,
     guests: AtomicUsize,
+    /// The same by address, so that one alone cannot keep all others from signing in.
+    guests_by_ip: Places<IpAddr>,
     recovery: Recovery,
 }
 
@@ -113,7 +116,7 @@ impl Server {
         self.0.polled.get(sid).map(|entry| Arc::clone(&entry))
     }
 
-    fn seat(&self, limits: &Limits, guests_max: usize) -> Result<Seat, Problem> {
+    fn seat(&self, limits: &Limits, wells: &Wells, ip: Option<IpAddr>) -> Result<Seat, Problem> {
         let take = |count: &AtomicUsize, max: usize| {
             count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < max).then_some(now + 1)).is_ok()
         };
@@ -124,11 +127,18 @@ impl Server {
         if !take(&self.0.open, connections_max(limits)) {
             return Err(full("there are as many connections as there may be"));
         }
-        if !take(&self.0.guests, guests_max) {
-            self.0.open.fetch_sub(1, Ordering::AcqRel);
+        // It gives back what it has taken, also where it is refused.
+        let mut seat = Seat { server: self.clone(), ip, guest: None };
+        if !take(&self.0.guests, wells.guests_max) {
             return Err(full("too many have not signed in yet (wells.guests_max)"));
         }
-        Ok(Seat { server: self.clone(), guest: true })
+        let of_address = ip.map(|ip| self.0.guests_by_ip.take(ip, wells.guests_per_ip)).transpose();
+        let Ok(place) = of_address else {
+            self.0.guests.fetch_sub(1, Ordering::AcqRel);
+            return Err(full("too many of this address have not signed in yet (wells.guests_per_ip)"));
+        };
+        seat.guest = Some(place);
+        Ok(seat)
     }
 }
 
@@ -136,16 +146,21 @@ impl Server {
 #[derive(Debug)]
 pub(super) struct Seat {
     server: Server,
-    guest: bool,
+    ip: Option<IpAddr>,
+    /// Whether it counts as one that has not signed in, and its place among those of its address.
+    guest: Option<Option<Place<IpAddr>>>,
 }
 
 impl Seat {
     pub(super) fn set_guest(&mut self, guest: bool) {
-        match (std::mem::replace(&mut self.guest, guest), guest) {
-            (true, false) => self.server.0.guests.fetch_sub(1, Ordering::AcqRel),
-            (false, true) => self.server.0.guests.fetch_add(1, Ordering::AcqRel),
-            _ => 0,
-        };
+        let all = &self.server.0;
+        if !guest && self.guest.take().is_some() {
+            all.guests.fetch_sub(1, Ordering::AcqRel);
+        } else if guest && self.guest.is_none() {
+            all.guests.fetch_add(1, Ordering::AcqRel);
+            // It was let in before, and is not refused now.
+            self.guest = Some(self.ip.and_then(|ip| all.guests_by_ip.take(ip, 0).ok()));
+        }
     }
 }
 
@@ -282,7 +297,7 @@ fn session(edge: &Edge, server: &Server, request: &Request) -> Result<Session, P
         return Err(Problem::unavailable("stopping", "the daemon is stopping"));
     }
     let (settings, guest) = (edge.settings(), Guest::of(edge, request));
-    let seat = server.seat(&settings.limits, settings.surfaces.wells.guests_max)?;
+    let seat = server.seat(&settings.limits, &settings.surfaces.wells, guest.ip)?;
     let place = edge.guards.open_address(guest.ip).map_err(|too_much| {
         record::connection_refused("per_client");
         Problem::too_much(too_much)
