@@ -79,10 +79,11 @@ def shared_daemon(request, tmp_path_factory):
 
 
 @pytest.fixture
-def victim(shared_daemon):
+def victim(request, shared_daemon):
     """The shared daemon for a test that attacks it: afterwards it must be as before, whatever was done."""
     shared_daemon.revive()  # one test's crash is not the next one's
-    watch = Watch(shared_daemon)
+    growth = request.node.get_closest_marker("growth")
+    watch = Watch(shared_daemon, *(growth.args if growth else []))
     yield shared_daemon
     watch.unharmed()
 

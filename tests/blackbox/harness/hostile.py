@@ -13,8 +13,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 class Watch:
     """Notes how a daemon is, and checks later that it is still so."""
 
-    def __init__(self, daemon):
-        self.daemon = daemon
+    def __init__(self, daemon, growth_max=GROWTH_MAX):
+        self.daemon, self.growth_max = daemon, growth_max
         self.log_before = len(daemon.log_text())
         daemon.forget_peak()
         self.memory_before = daemon.rss_bytes()
@@ -33,7 +33,7 @@ class Watch:
         grown = self.grown()
         honest(self.daemon)
         assert "panicked" not in self.log(), "the daemon panicked; see its log"
-        assert grown < GROWTH_MAX, f"its memory grew by {grown >> 20} MB"
+        assert grown < self.growth_max, f"its memory grew by {grown >> 20} MB"
 
 
 def honest(daemon):
