@@ -21,6 +21,9 @@ use crate::edge::server::raise_open_files;
 /// The number before a room's first event.
 pub(super) const BEFORE_FIRST: u64 = 1_795_000_000_000_000;
 
+/// Readers that have gone are looked for when a room has so many more: where nothing is published, nothing else would find them.
+const PRUNED_EVERY: usize = 1024;
+
 /// What the floor is told.
 #[derive(Debug, Clone, Args)]
 pub(super) struct FloorArguments {
@@ -168,6 +171,9 @@ impl Floor {
                 _ => {
                     let readers = if websocket { &mut room.websockets } else { &mut room.sse };
                     readers.push(stream);
+                    if readers.len().is_multiple_of(PRUNED_EVERY) {
+                        readers.retain(|reader| !has_ended(reader));
+                    }
                     return Ok(());
                 }
             }
@@ -214,6 +220,11 @@ fn framed(json: &[u8]) -> std::io::Result<Vec<u8>> {
     }
     frame.extend_from_slice(json);
     Ok(frame)
+}
+
+/// Readers send nothing, so what can be read is the end.
+fn has_ended(reader: &TcpStream) -> bool {
+    !matches!(reader.try_read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 async fn send_all(streams: &mut Vec<TcpStream>, bytes: &[u8]) {

@@ -149,8 +149,19 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Until a message with these bytes has come.
-    async fn wait_for(&mut self, opened: &[u8]) -> anyhow::Result<()> {
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub async fn say(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// Waits until a message with these bytes in it has come; what comes before it is passed over.
+    ///
+    /// # Errors
+    /// When the stream ends before.
+    pub async fn wait_for(&mut self, opened: &[u8]) -> anyhow::Result<()> {
         loop {
             while let Some((message, next)) = message(self.transport, &self.partial) {
                 let found = memmem::find(message, opened).is_some();
@@ -160,7 +171,7 @@ impl Reader {
                 }
             }
             if self.stream.read_buf(&mut self.partial).await? == 0 {
-                bail!("ended before it was open: {}", String::from_utf8_lossy(&self.partial));
+                bail!("ended too early, with {}", String::from_utf8_lossy(&self.partial));
             }
         }
     }

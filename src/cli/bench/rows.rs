@@ -409,8 +409,8 @@ impl Ingest {
                     let sent = Instant::now();
                     publisher.publish(&body).await?;
                     times.borrow_mut().record(u64::try_from(sent.elapsed().as_micros())?.max(1))?;
+                    bar.inc(1);
                 }
-                bar.inc(share);
                 anyhow::Ok(())
             });
         }

@@ -1,11 +1,15 @@
 //! Publishing alone. The rows `ingest` and `batches`.
 
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
 use super::Bench;
 use super::fan::BYTES;
 use super::row::{Beside, Outcome, Spread};
 use super::server::{Floor, Server, Subject, Tidegate};
 use crate::cli::bench::http::Speech;
-use crate::cli::bench::rows::{Ingest, Report};
+use crate::cli::bench::reader::{Reader, Transport};
+use crate::cli::bench::rows::{Ingest, Report, float};
 
 /// Publishers at once: enough to keep the server's core busy, on both sides.
 const PUBLISHERS: usize = 16;
@@ -87,7 +91,51 @@ pub(super) fn batches(bench: &Bench) -> anyhow::Result<Outcome> {
     }
     let lines = (0..bench.runs).map(|_| lines(bench)).collect::<anyhow::Result<Vec<_>>>()?;
     outcome.figure(format!("{LINES} lines a request, ack=logged, events/s"), Spread::of(lines).median);
+    let talked = (0..bench.runs).map(|_| talk(bench)).collect::<anyhow::Result<Vec<_>>>()?;
+    outcome.figure(format!("{PUBLISHERS} WebSockets, an event a message, events/s"), Spread::of(talked).median);
     Ok(outcome)
+}
+
+/// Publishing over WebSocket, each publish when the one before is answered: events a second.
+fn talk(bench: &Bench) -> anyhow::Result<f64> {
+    let server = Tidegate::default().start(bench)?;
+    let target = server.target("publisher")?;
+    let each = bench.count(SINGLE) / PUBLISHERS as u64;
+    bench.bar.set_message("talking");
+    bench.run(async {
+        let mut open = Vec::new();
+        for number in 0..PUBLISHERS {
+            let room = format!("bench:talk-{number}");
+            let request = target.stream(&format!("bench:heard-{number}"), Transport::WebSocket, None);
+            let data = target.publish(&room, "logged").body(0, 0, BYTES);
+            let text = [format!("{{\"type\":\"publish\",\"room\":\"{room}\",").as_bytes(), &data[1..]].concat();
+            open.push((Reader::connect(target.address, &request).await?, frame(&text)?));
+        }
+        let began = Instant::now();
+        let mut talking = JoinSet::new();
+        for (mut reader, frame) in open {
+            talking.spawn_local(async move {
+                for _ in 0..each {
+                    reader.say(&frame).await?;
+                    reader.wait_for(b"\"published\"").await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = talking.join_next().await {
+            done??;
+        }
+        Ok(float(each * PUBLISHERS as u64) / began.elapsed().as_secs_f64())
+    })
+}
+
+/// A client's text message. Its mask is 0, which is one as good as any.
+fn frame(text: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend_from_slice(&u16::try_from(text.len())?.to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(text);
+    Ok(frame)
 }
 
 /// Bodies of many lines: events a second.
