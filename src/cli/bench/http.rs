@@ -42,11 +42,13 @@ impl Publisher {
             .await
             .with_context(|| format!("no daemon answers at {}", target.address))?;
         stream.set_nodelay(true)?;
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: ",
-            target.token
-        );
+        let head = head(target, path);
         Ok(Self { stream, head, buffer: Vec::with_capacity(4096), request: Vec::new() })
+    }
+
+    /// From now on publishes go to another room.
+    pub fn aim(&mut self, target: &Target, room: &str, ack: &str) {
+        self.head = head(target, &format!("/v1/rooms/{room}/events?ack={ack}"));
     }
 
     /// Sends a body and waits for its answer, whose body is returned.
@@ -80,4 +82,32 @@ impl Publisher {
             }
         }
     }
+}
+
+fn head(target: &Target, path: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: ",
+        target.token
+    )
+}
+
+/// One call over a connection of its own; the answer's body as it came, chunks and all.
+///
+/// # Errors
+/// When it is refused or nobody answers.
+pub async fn get(target: &Target, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(target.address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+        target.token
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let end = memchr::memmem::find(&answer, b"\r\n\r\n").context("an answer without an end of its head")? + 4;
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        bail!("GET {path} was refused: {}", String::from_utf8_lossy(&answer[..end]));
+    }
+    answer.drain(..end);
+    Ok(answer)
 }

@@ -134,6 +134,31 @@ impl Reader {
         }
     }
 
+    /// Takes what comes and shows each message to `heard`, until that says it is enough (`true`) or the stream ends (`false`).
+    pub async fn each(&mut self, mut heard: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let partial = std::mem::take(&mut self.partial);
+            let (mut at, mut enough) = (0, false);
+            while let Some((message, next)) = self.message(&partial[at..]) {
+                at += next;
+                if heard(message) {
+                    enough = true;
+                    break;
+                }
+            }
+            self.partial = partial;
+            self.partial.drain(..at);
+            if enough {
+                return true;
+            }
+            match self.stream.read(&mut buffer).await {
+                Ok(read) if read > 0 => self.partial.extend_from_slice(&buffer[..read]),
+                _ => return false,
+            }
+        }
+    }
+
     /// Keeps the stream open and reads nothing.
     pub fn idle(&self) -> bool {
         self.stream.peer_addr().is_ok()
@@ -184,7 +209,7 @@ impl Reader {
 }
 
 /// An event's seq and when it was due; `None` for anything else.
-fn event(message: &[u8]) -> Option<(u64, u64)> {
+pub(super) fn event(message: &[u8]) -> Option<(u64, u64)> {
     let message = message.strip_prefix(b"data: ").unwrap_or(message);
     if !message.starts_with(b"{\"type\":\"event\"") {
         return None;
@@ -192,7 +217,8 @@ fn event(message: &[u8]) -> Option<(u64, u64)> {
     Some((number(message, b"\"seq\":")?, number(message, b"\"due\":").unwrap_or(0)))
 }
 
-fn number(message: &[u8], name: &[u8]) -> Option<u64> {
+/// The digits behind a name in a message, as a number.
+pub(super) fn number(message: &[u8], name: &[u8]) -> Option<u64> {
     let at = memmem::find(message, name)? + name.len();
     let digits = message[at..].iter().take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))

@@ -17,9 +17,9 @@ use super::http::{Publisher, Target};
 use super::reader::{Reader, Tally, Transport};
 
 /// Readers that connect at once.
-const CONNECTING: usize = 64;
+pub(super) const CONNECTING: usize = 64;
 /// When nothing has come for so long, what is missing is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was measured.
 #[derive(Debug, Clone)]
@@ -105,7 +105,8 @@ pub async fn open_all(
     Ok(open)
 }
 
-fn body(due_us: u64, bytes: usize) -> Vec<u8> {
+/// An event of the kind `bench` that says when it was due.
+pub(super) fn body(due_us: u64, bytes: usize) -> Vec<u8> {
     let mut data = format!("{{\"due\":{due_us},\"fill\":\"");
     let fill = bytes.saturating_sub(data.len() + 2);
     data.extend(std::iter::repeat_n('x', fill));
@@ -113,7 +114,7 @@ fn body(due_us: u64, bytes: usize) -> Vec<u8> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
@@ -223,7 +224,7 @@ impl Fanout {
 }
 
 /// Waits until everything has come, or nothing comes any more.
-async fn settle(tally: &Rc<RefCell<Tally>>, expected: u64, bar: &ProgressBar) {
+pub(super) async fn settle(tally: &Rc<RefCell<Tally>>, expected: u64, bar: &ProgressBar) {
     let mut before = 0;
     let mut since = Instant::now();
     loop {

@@ -3,7 +3,7 @@
 //! [`kinds`] says what is measured, [`daemon`] is whom; [`feed`] publishes; [`stream`] and [`polling`] are the clients, which speak [`frames`] and count into a [`tally`]; [`report`] is what
 //! comes out. The clients know the wires only, and nothing of how the daemon makes what it sends.
 
-mod daemon;
+pub(super) mod daemon;
 mod feed;
 mod frames;
 mod kinds;

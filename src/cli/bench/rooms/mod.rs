@@ -1,0 +1,302 @@
+//! `tidegate bench rooms`: a daemon with very many rooms, of which some have a reader, and one reader who follows thousands by a pattern; what a room costs, and what they all cost the others.
+//!
+//! [`watch`] is the reader by pattern. The daemon is one of its own, everything of it on; the settings that are raised for this are named in the report.
+
+mod watch;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::ProgressBar;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::watch::Watch;
+use super::http::{self, Publisher, Target};
+use super::reader::{Reader, Tally, Transport};
+use super::rows::{CONNECTING, Report, body, float, settle};
+use super::surfaces::daemon::{Daemon, processor_time, resident_bytes};
+use crate::edge::server::raise_open_files;
+
+/// Publishers that make rooms at once.
+const PUBLISHERS: usize = 16;
+/// Rooms and readers of the run before there are many, against which the others are held.
+const FEW: usize = 100;
+/// Calls of which the median is taken.
+const CALLS: usize = 20;
+/// So long the daemon is watched doing nothing.
+const REST: Duration = Duration::from_secs(5);
+/// So long at most is waited until its memory does not fall any more: the allocator gives back what was freed after ten seconds.
+const FALLING: Duration = Duration::from_secs(20);
+/// A fall of less is none.
+const FALL_BYTES: u64 = 128 << 10;
+
+/// How many of everything.
+#[derive(Debug, Clone, Args)]
+pub struct RoomsArguments {
+    /// Rooms, each with one event
+    #[arg(long, default_value_t = 100_000)]
+    rooms: usize,
+    /// Of these, so many have a reader
+    #[arg(long, default_value_t = 10_000)]
+    readers: usize,
+    /// Rooms beside them that one reader follows by a pattern
+    #[arg(long, default_value_t = 10_000)]
+    patterns: usize,
+    /// Events a second, spread over rooms with a reader
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+    /// For so long, in seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Bytes of an event's data
+    #[arg(long, default_value_t = 200)]
+    bytes: usize,
+}
+
+/// Measures, with a daemon of its own.
+///
+/// # Errors
+/// When the daemon does not start, refuses or breaks off.
+pub async fn run(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
+    if arguments.readers > arguments.rooms {
+        bail!("--readers {}: there are only {} rooms", arguments.readers, arguments.rooms);
+    }
+    tokio::select! {
+        measured = measure(arguments, bar) => measured,
+        // So that the daemon ends and its directory goes.
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            bail!("interrupted")
+        }
+    }
+}
+
+async fn measure(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
+    raise_open_files();
+    bar.set_message("starting");
+    let rooms_max = arguments.rooms + arguments.patterns + 10 * FEW;
+    let flags = [
+        ("limits.rooms", rooms_max.to_string()),
+        ("limits.rooms_per_connection", (arguments.patterns + 1).to_string()),
+        ("rooms.default.idle_after", "1d".to_owned()),
+    ];
+    let raised: Vec<String> = flags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let daemon = tokio::task::spawn_blocking(move || Daemon::start_with(&flags)).await??;
+    let target = Target { address: daemon.address, token: daemon.token.clone() };
+    let mut run = Run { arguments, target, pid: daemon.pid(), bar, figures: Vec::new(), wrong: 0 };
+    let readers = run.many().await?;
+    run.followed().await?;
+    run.calls().await?;
+    run.rest().await?;
+    drop(readers);
+    let what = format!(
+        "rooms: {} with an event of {} bytes of data each, {} of them with a WebSocket reader, {} more behind one pattern; {}",
+        arguments.rooms,
+        arguments.bytes,
+        arguments.readers,
+        arguments.patterns,
+        raised.join(" ")
+    );
+    Ok(Report { what, figures: run.figures, wrong: run.wrong })
+}
+
+/// A measurement under way.
+struct Run<'a> {
+    arguments: &'a RoomsArguments,
+    target: Target,
+    pid: u32,
+    bar: &'a ProgressBar,
+    figures: Vec<(&'static str, f64)>,
+    wrong: u64,
+}
+
+impl Run<'_> {
+    /// A few rooms with readers, then all of them; returns what keeps the readers' connections open.
+    async fn many(&mut self) -> anyhow::Result<JoinSet<()>> {
+        let few = FEW.min(self.arguments.readers).max(1);
+        self.publish_each("few", few).await?;
+        let (readers, tally, _) = self.readers("few", few).await?;
+        self.trickle("few", few, &tally, ["few: p50 ms", "few: p99 ms"]).await?;
+        drop(readers);
+        let before = self.resident().await?;
+        let took = self.publish_each("many", self.arguments.rooms).await?;
+        self.figures.push(("rooms made/s", self.arguments.rooms as f64 / took.as_secs_f64()));
+        let after = self.resident().await?;
+        self.figures.push(("resident bytes a room", per(after.saturating_sub(before), self.arguments.rooms)));
+        let (readers, tally, took) = self.readers("many", self.arguments.readers).await?;
+        self.figures.push(("connects/s", self.arguments.readers as f64 / took.as_secs_f64()));
+        let open = self.resident().await?;
+        self.figures.push(("resident bytes a reader", per(open.saturating_sub(after), self.arguments.readers)));
+        self.trickle("many", self.arguments.readers, &tally, ["many: p50 ms", "many: p99 ms"]).await?;
+        Ok(readers)
+    }
+
+    /// Publishes one event to each room of a kind, by several publishers; how long that took.
+    async fn publish_each(&self, kind: &'static str, rooms: usize) -> anyhow::Result<Duration> {
+        self.bar.set_message("publishing");
+        self.bar.set_length(rooms as u64);
+        self.bar.set_position(0);
+        let began = Instant::now();
+        let next = Rc::new(RefCell::new(0..rooms));
+        let mut publishing = JoinSet::new();
+        for _ in 0..PUBLISHERS {
+            let (target, next, bar) = (self.target.clone(), Rc::clone(&next), self.bar.clone());
+            let event = body(0, self.arguments.bytes);
+            publishing.spawn_local(async move {
+                let mut publisher = Publisher::connect(&target, kind, "logged").await?;
+                loop {
+                    let Some(room) = next.borrow_mut().next() else { return anyhow::Ok(()) };
+                    publisher.aim(&target, &format!("{kind}:{room}"), "logged");
+                    publisher.publish(&event).await?;
+                    bar.inc(1);
+                }
+            });
+        }
+        while let Some(done) = publishing.join_next().await {
+            done??;
+        }
+        Ok(began.elapsed())
+    }
+
+    /// A reader for each of the first rooms of a kind; how long they took to connect.
+    async fn readers(
+        &self,
+        kind: &'static str,
+        count: usize,
+    ) -> anyhow::Result<(JoinSet<()>, Rc<RefCell<Tally>>, Duration)> {
+        self.bar.set_message("connecting");
+        self.bar.set_length(count as u64);
+        self.bar.set_position(0);
+        let (tally, began) = (Tally::new()?, Instant::now());
+        let (mut opening, mut reading) = (JoinSet::new(), JoinSet::new());
+        let mut started = 0;
+        while reading.len() < count {
+            while started < count && opening.len() < CONNECTING {
+                let (target, query) = (self.target.clone(), format!("rooms={kind}:{started}"));
+                opening.spawn_local(async move { Reader::open(&target, Transport::WebSocket, &query).await });
+                started += 1;
+            }
+            let reader = opening.join_next().await.context("no stream is being opened")???;
+            reading.spawn_local(reader.count(Rc::clone(&tally), u64::MAX));
+            self.bar.inc(1);
+        }
+        Ok((reading, tally, began.elapsed()))
+    }
+
+    /// Events at a steady rate, each to any of the rooms with a reader; how late they come.
+    async fn trickle(
+        &mut self,
+        kind: &'static str,
+        rooms: usize,
+        tally: &Rc<RefCell<Tally>>,
+        names: [&'static str; 2],
+    ) -> anyhow::Result<()> {
+        let events = self.arguments.rate * self.arguments.seconds;
+        self.bar.set_message("delivering");
+        self.bar.set_length(events);
+        let mut random = StdRng::seed_from_u64(1);
+        let mut publisher = Publisher::connect(&self.target, kind, "memory").await?;
+        let began = Instant::now();
+        tally.borrow_mut().began = began;
+        let gap = Duration::from_secs(1).div_f64(float(self.arguments.rate));
+        for event in 0..events {
+            let due = began + gap.mul_f64(float(event));
+            sleep_until(due).await;
+            publisher.aim(&self.target, &format!("{kind}:{}", random.random_range(0..rooms)), "memory");
+            publisher.publish(&body(u64::try_from((due - began).as_micros())?, self.arguments.bytes)).await?;
+            self.bar.set_position(event);
+        }
+        settle(tally, events, self.bar).await;
+        let tally = tally.borrow();
+        self.wrong += events.abs_diff(tally.delivered) + tally.lost + tally.doubled + tally.ended;
+        for (name, quantile) in names.into_iter().zip([0.5, 0.99]) {
+            self.figures.push((name, float(tally.latency_us.value_at_quantile(quantile)) / 1000.0));
+        }
+        Ok(())
+    }
+
+    /// Rooms behind one pattern: they come to be under it, each gets another event, and a second reader comes who wants the newest of each.
+    async fn followed(&mut self) -> anyhow::Result<()> {
+        let rooms = self.arguments.patterns;
+        let count = rooms as u64;
+        if rooms == 0 {
+            return Ok(());
+        }
+        let watch = Watch::open(&self.target, "").await?;
+        for (made, delivered) in
+            [("pattern: rooms made/s", "pattern: first events/s"), ("pattern: published/s", "pattern: events/s")]
+        {
+            let began = Instant::now();
+            let took = self.publish_each(watch::KIND, rooms).await?;
+            self.figures.push((made, rooms as f64 / took.as_secs_f64()));
+            let (missing, last) = watch.round(count).await;
+            self.wrong += missing;
+            self.figures.push((delivered, rooms as f64 / (last - began).as_secs_f64().max(1e-9)));
+        }
+        self.wrong += watch.wrong();
+        let began = Instant::now();
+        let second = Watch::open(&self.target, "&tail=1").await?;
+        let (missing, last) = second.round(count).await;
+        self.wrong += missing + second.wrong();
+        self.figures.push(("pattern: joined ms", (last - began).as_secs_f64() * 1000.0));
+        Ok(())
+    }
+
+    /// What it costs to ask how the daemon is.
+    async fn calls(&mut self) -> anyhow::Result<()> {
+        for (name, size, path) in [
+            ("GET /metrics ms", "GET /metrics KiB", "/metrics"),
+            ("GET /v1/rooms ms", "GET /v1/rooms KiB", "/v1/rooms"),
+            ("10,000 rooms ms", "10,000 rooms KiB", "/v1/rooms?limit=10000"),
+        ] {
+            let (mut times, mut bytes) = (Vec::new(), 0);
+            for _ in 0..CALLS {
+                let began = Instant::now();
+                bytes = http::get(&self.target, path).await?.len();
+                times.push(began.elapsed());
+            }
+            times.sort_unstable();
+            self.figures.push((name, times[CALLS / 2].as_secs_f64() * 1000.0));
+            self.figures.push((size, per(bytes as u64, 1024)));
+        }
+        Ok(())
+    }
+
+    /// What all of it costs while nothing happens.
+    async fn rest(&mut self) -> anyhow::Result<()> {
+        self.bar.set_message("resting");
+        let gone = "the daemon has ended";
+        self.figures.push(("resident MiB", per(self.resident().await?, 1 << 20)));
+        let (before, began) = (processor_time(self.pid).context(gone)?, Instant::now());
+        sleep(REST).await;
+        let worked = processor_time(self.pid).context(gone)?.saturating_sub(before);
+        self.figures.push(("% of a core at rest", 100.0 * worked.as_secs_f64() / began.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// Its resident memory when that does not fall any more.
+    async fn resident(&self) -> anyhow::Result<u64> {
+        let began = Instant::now();
+        let look = || resident_bytes(self.pid).context("the daemon has ended");
+        let (mut lowest, mut since) = (look()?, began);
+        while since.elapsed() < Duration::from_secs(3) && began.elapsed() < FALLING {
+            sleep(Duration::from_millis(200)).await;
+            let now = look()?;
+            if now + FALL_BYTES < lowest {
+                (lowest, since) = (now, Instant::now());
+            }
+        }
+        look()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn per(bytes: u64, count: usize) -> f64 {
+    bytes as f64 / count.max(1) as f64
+}
