@@ -21,9 +21,11 @@ VISITS_EACH = 40
 GROWTH_KIB = 150
 SETTINGS = {
     "AUTH__JWT_SECRET": SECRET, **user("visitor", churn.PASSWORD, roles="operator"),
-    "LIMITS__PER_IP_LOGINS_PER_MINUTE": 0, "LIMITS__WRITE_TIMEOUT": "500ms", "LIMITS__SEND_BUFFER": "16KiB", "ROOMS__CHURN__IDLE_AFTER": "1s",
+    "LIMITS__PER_IP_LOGINS_PER_MINUTE": 0, "LIMITS__WRITE_TIMEOUT": "500ms", "LIMITS__SEND_BUFFER": "16KiB",
     # What has gone is kept nowhere: not in the log, not for somebody who comes back.
-    "ROOMS__CHURN__DURABLE": "false", "ROOMS__CHURN__RETENTION_AGE": "1s", "ROOMS__CHURN__IDEMPOTENCY_WINDOW": "1s", "WELLS__RECOVERY_WINDOW": "0s",
+    **{f"ROOMS__{namespace}__{name}": value for namespace in ("CHURN", "STALLED")
+       for name, value in {"DURABLE": "false", "RETENTION_AGE": "1s", "IDEMPOTENCY_WINDOW": "1s", "IDLE_AFTER": "1s"}.items()},
+    "WELLS__RECOVERY_WINDOW": "0s",
     "WELLS__PING_INTERVAL": "1s", "WELLS__PING_TIMEOUT": "1s",
     "ROOMS__KEYED__RETENTION_COUNT": 100, "ROOMS__KEYED__TAIL_EVENTS": 100, "ROOMS__KEYED__IDEMPOTENCY_WINDOW": "1s",
 }

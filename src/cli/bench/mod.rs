@@ -5,8 +5,8 @@
 
 pub mod http;
 pub mod reader;
-pub mod rows;
 mod rooms;
+pub mod rows;
 mod start;
 mod surfaces;
 

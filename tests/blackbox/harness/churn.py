@@ -24,7 +24,7 @@ _UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 
 
 class Place:
     """Where visitors come to: a daemon, and names that nobody had before. `now` is the daemon's time, in seconds since 1970. Visitors bring
-    rooms of their own in the namespace `churn`, and read one of the namespace `stay` in which there is something."""
+    rooms of their own in the namespace `churn` (`stalled` those whom nobody else may follow), and read one of the namespace `stay` in which there is something."""
 
     def __init__(self, daemon, now=time.time, seed=0):
         self.daemon, self.now = daemon, now
@@ -216,7 +216,7 @@ def login(place):
 
 def stalled(place):
     """Opens a stream and reads nothing, while more comes than fits in between; the daemon ends it."""
-    room = place.name("churn:stalled-")
+    room = place.name("stalled:")
     with place.connect(receive_buffer=4096) as connection:
         connection.sendall(place.head(f"GET /v1/stream?rooms={room}", _UPGRADE[:-2]))
         until(connection, b'"welcome"')

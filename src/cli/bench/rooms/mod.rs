@@ -27,6 +27,10 @@ use crate::edge::server::raise_open_files;
 const PUBLISHERS: usize = 16;
 /// Rooms and readers of the run before there are many, against which the others are held.
 const FEW: usize = 100;
+/// Rooms of the daemon's own, more or less.
+const SPARE: usize = 1000;
+/// Rooms that come to be while many look on.
+const LATE: usize = 1000;
 /// Calls of which the median is taken.
 const CALLS: usize = 20;
 /// So long the daemon is watched doing nothing.
@@ -48,6 +52,9 @@ pub struct RoomsArguments {
     /// Rooms beside them that one reader follows by a pattern
     #[arg(long, default_value_t = 10_000)]
     patterns: usize,
+    /// Readers by patterns that no room matches; each new room is held against all of them
+    #[arg(long, default_value_t = 1000)]
+    watchers: usize,
     /// Events a second, spread over rooms with a reader
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
@@ -80,7 +87,7 @@ pub async fn run(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Resul
 async fn measure(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
     raise_open_files();
     bar.set_message("starting");
-    let rooms_max = arguments.rooms + arguments.patterns + 10 * FEW;
+    let rooms_max = arguments.rooms + arguments.patterns + LATE + FEW + SPARE;
     let flags = [
         ("limits.rooms", rooms_max.to_string()),
         ("limits.rooms_per_connection", (arguments.patterns + 1).to_string()),
@@ -92,19 +99,24 @@ async fn measure(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Resul
     let mut run = Run { arguments, target, pid: daemon.pid(), bar, figures: Vec::new(), wrong: 0 };
     let readers = run.many().await?;
     run.followed().await?;
+    run.watched().await?;
     run.calls().await?;
     run.rest().await?;
     drop(readers);
     let what = format!(
-        "rooms: {} with an event of {} bytes of data each, {} of them with a WebSocket reader, {} more behind one pattern; {}",
+        "rooms: {} with an event of {} bytes of data each, {} of them with a WebSocket reader, {} more behind one pattern, {} readers of other patterns; {}",
         arguments.rooms,
         arguments.bytes,
         arguments.readers,
         arguments.patterns,
+        arguments.watchers,
         raised.join(" ")
     );
     Ok(Report { what, figures: run.figures, wrong: run.wrong })
 }
+
+/// Connections that are read for as long as this is kept, what they have seen, and how long they took to connect.
+type Readers = (JoinSet<()>, Rc<RefCell<Tally>>, Duration);
 
 /// A measurement under way.
 struct Run<'a> {
@@ -121,16 +133,16 @@ impl Run<'_> {
     async fn many(&mut self) -> anyhow::Result<JoinSet<()>> {
         let few = FEW.min(self.arguments.readers).max(1);
         self.publish_each("few", few).await?;
-        let (readers, tally, _) = self.readers("few", few).await?;
+        let (readers, tally, _) = self.open(few, |number| format!("rooms=few:{number}")).await?;
         self.trickle("few", few, &tally, ["few: p50 ms", "few: p99 ms"]).await?;
         drop(readers);
         let before = self.resident().await?;
         let took = self.publish_each("many", self.arguments.rooms).await?;
-        self.figures.push(("rooms made/s", self.arguments.rooms as f64 / took.as_secs_f64()));
+        self.figures.push(("rooms made/s", rate(self.arguments.rooms, took)));
         let after = self.resident().await?;
         self.figures.push(("resident bytes a room", per(after.saturating_sub(before), self.arguments.rooms)));
-        let (readers, tally, took) = self.readers("many", self.arguments.readers).await?;
-        self.figures.push(("connects/s", self.arguments.readers as f64 / took.as_secs_f64()));
+        let (readers, tally, took) = self.open(self.arguments.readers, |number| format!("rooms=many:{number}")).await?;
+        self.figures.push(("connects/s", rate(self.arguments.readers, took)));
         let open = self.resident().await?;
         self.figures.push(("resident bytes a reader", per(open.saturating_sub(after), self.arguments.readers)));
         self.trickle("many", self.arguments.readers, &tally, ["many: p50 ms", "many: p99 ms"]).await?;
@@ -164,12 +176,8 @@ impl Run<'_> {
         Ok(began.elapsed())
     }
 
-    /// A reader for each of the first rooms of a kind; how long they took to connect.
-    async fn readers(
-        &self,
-        kind: &'static str,
-        count: usize,
-    ) -> anyhow::Result<(JoinSet<()>, Rc<RefCell<Tally>>, Duration)> {
+    /// Readers, each with a query of its own; how long they took to connect.
+    async fn open(&self, count: usize, query: impl Fn(usize) -> String) -> anyhow::Result<Readers> {
         self.bar.set_message("connecting");
         self.bar.set_length(count as u64);
         self.bar.set_position(0);
@@ -178,7 +186,7 @@ impl Run<'_> {
         let mut started = 0;
         while reading.len() < count {
             while started < count && opening.len() < CONNECTING {
-                let (target, query) = (self.target.clone(), format!("rooms={kind}:{started}"));
+                let (target, query) = (self.target.clone(), query(started));
                 opening.spawn_local(async move { Reader::open(&target, Transport::WebSocket, &query).await });
                 started += 1;
             }
@@ -234,10 +242,10 @@ impl Run<'_> {
         {
             let began = Instant::now();
             let took = self.publish_each(watch::KIND, rooms).await?;
-            self.figures.push((made, rooms as f64 / took.as_secs_f64()));
+            self.figures.push((made, rate(rooms, took)));
             let (missing, last) = watch.round(count).await;
             self.wrong += missing;
-            self.figures.push((delivered, rooms as f64 / (last - began).as_secs_f64().max(1e-9)));
+            self.figures.push((delivered, rate(rooms, last - began)));
         }
         self.wrong += watch.wrong();
         let began = Instant::now();
@@ -245,6 +253,19 @@ impl Run<'_> {
         let (missing, last) = second.round(count).await;
         self.wrong += missing + second.wrong();
         self.figures.push(("pattern: joined ms", (last - began).as_secs_f64() * 1000.0));
+        Ok(())
+    }
+
+    /// Rooms come to be while many follow patterns that mean others.
+    async fn watched(&mut self) -> anyhow::Result<()> {
+        if self.arguments.watchers == 0 {
+            return Ok(());
+        }
+        let (watching, tally, _) = self.open(self.arguments.watchers, |number| format!("rooms=none-{number}:*")).await?;
+        let took = self.publish_each("late", LATE).await?;
+        self.figures.push(("watchers: rooms made/s", rate(LATE, took)));
+        self.wrong += tally.borrow().delivered + tally.borrow().ended;
+        drop(watching);
         Ok(())
     }
 
@@ -296,7 +317,10 @@ impl Run<'_> {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "figures for people")]
 fn per(bytes: u64, count: usize) -> f64 {
-    bytes as f64 / count.max(1) as f64
+    float(bytes) / float(count.max(1) as u64)
+}
+
+fn rate(count: usize, took: Duration) -> f64 {
+    float(count as u64) / took.as_secs_f64().max(1e-9)
 }

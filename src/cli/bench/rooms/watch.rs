@@ -110,8 +110,7 @@ mod tests {
 
     #[test]
     fn each_room_has_a_sequence_of_its_own() {
-        let mut seen =
-            Seen { rooms: HashMap::new(), delivered: 0, wrong: 0, ended: false, last: Instant::now() };
+        let mut seen = Seen { rooms: HashMap::new(), delivered: 0, wrong: 0, ended: false, last: Instant::now() };
         for (room, seq) in [(1, 5), (2, 90), (1, 6), (2, 91)] {
             seen.hear(&message(room, seq));
         }

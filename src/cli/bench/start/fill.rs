@@ -43,12 +43,15 @@ pub(super) async fn run(
 ) -> anyhow::Result<Filled> {
     let wanted = bytes_of(arguments.log_gb)?;
     enough_room(directory, wanted)?;
-    let mut flags: Vec<(String, String)> = flags.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let mut flags: Vec<(String, String)> =
+        flags.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     flags.push(("log.dir".to_owned(), directory.display().to_string()));
-    let settings = Settings::load(&Sources { flags, ..Sources::default() })
-        .map_err(|faults| anyhow::anyhow!("{}", faults.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let settings = Settings::load(&Sources { flags, ..Sources::default() }).map_err(|faults| {
+        anyhow::anyhow!("{}", faults.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
     let log = Log::open(&settings.log, &settings.rooms)?;
     let (samples, began) = (samples(), Instant::now());
+    let mut turn = samples.iter().cycle();
     let rooms = rooms(&log, arguments.rooms)?;
     bar.set_message("filling");
     bar.set_length(wanted);
@@ -58,7 +61,13 @@ pub(super) async fn run(
             let run = (0..arguments.run).map(|n| {
                 let sample = samples[((events + n) % SAMPLES as u64) as usize].clone();
                 bytes += sample.len() as u64;
-                Arc::new(Event::number(key, next + n, clock::now_ms(), clock::now_us(), NewEvent::new("sample", sample)))
+                Arc::new(Event::number(
+                    key,
+                    next + n,
+                    clock::now_ms(),
+                    clock::now_us(),
+                    NewEvent::new("sample", sample),
+                ))
             });
             log.append(index, run.collect(), Ack::Memory).await?;
             events += arguments.run;
@@ -97,7 +106,12 @@ fn enough_room(directory: &Path, wanted: u64) -> anyhow::Result<()> {
     let disk = rustix::fs::statvfs(parent)?;
     let free = disk.f_bavail * disk.f_frsize;
     if free < wanted + wanted / 2 {
-        bail!("{}: {} MB are free, and a log of {} MB is wanted", parent.display(), free / 1_000_000, wanted / 1_000_000);
+        bail!(
+            "{}: {} MB are free, and a log of {} MB is wanted",
+            parent.display(),
+            free / 1_000_000,
+            wanted / 1_000_000
+        );
     }
     Ok(())
 }

@@ -83,7 +83,8 @@ async fn measure(arguments: &StartArguments, bar: &ProgressBar) -> anyhow::Resul
 
     let daemon = found.start(&place, ["start: ms", "start: MiB", "start: replay ms", "start: publish ms"], bar).await?;
     daemon.crash()?;
-    let names = ["kill -9, start: ms", "kill -9, start: MiB", "kill -9, start: replay ms", "kill -9, start: publish ms"];
+    let names =
+        ["kill -9, start: ms", "kill -9, start: MiB", "kill -9, start: replay ms", "kill -9, start: publish ms"];
     let daemon = found.start(&place, names, bar).await?;
 
     let daemon = found.stop(&place, daemon, arguments, Stop::InOrder, bar).await?;
@@ -118,7 +119,9 @@ impl Findings {
         let (tally, began) = (Tally::new()?, Instant::now());
         let query = format!("rooms={}&tail={REPLAYED}", fill::room(0));
         let reader = Reader::open(&target, Transport::Sse, &query).await?;
-        timeout(PATIENCE, reader.count(std::rc::Rc::clone(&tally), REPLAYED)).await.context("the replay did not end")?;
+        timeout(PATIENCE, reader.count(std::rc::Rc::clone(&tally), REPLAYED))
+            .await
+            .context("the replay did not end")?;
         let replayed = began.elapsed();
         self.wrong += tally.borrow().lost + tally.borrow().doubled + REPLAYED.abs_diff(tally.borrow().delivered);
         let began = Instant::now();
