@@ -233,7 +233,7 @@ def pipeline(size="1m", idle="10m"):
     """A pipeline for `keyed`: it keeps a window and a period for each key, and a room's state, and lets go those that rest."""
     return f'''
 [pipeline]
-from = "keyed:*"
+from = "keyed:1"
 [[step]]
 op = "window"
 kind = "tumbling"
@@ -247,7 +247,7 @@ mode = "changes"
 field = "value_max"
 within = "{idle}"
 [[output]]
-room = "keyed-out:1"
+room = "keyed:out"
 state = true
 state_expire = "{idle}"
 '''
@@ -270,7 +270,7 @@ class Residents:
 
     def _arrive(self):
         ways = [("rooms=stay:1", _UPGRADE[:-2]), ("rooms=churn:*", "Accept: text/event-stream"), ("rooms=stay:*&mode=latest&period=1s", _UPGRADE[:-2]),
-                ("rooms=keyed-out:*,stay:1", "Accept: text/event-stream")]
+                ("rooms=keyed:*,stay:1", "Accept: text/event-stream")]
         query, header = ways[self.came % len(ways)]
         connection = self.place.connect()
         connection.sendall(self.place.head(f"GET /v1/stream?{query}", header))

@@ -42,7 +42,7 @@ const FALL_BYTES: u64 = 128 << 10;
 
 /// How many of everything.
 #[derive(Debug, Clone, Args)]
-pub struct RoomsArguments {
+pub(super) struct RoomsArguments {
     /// Rooms, each with one event
     #[arg(long, default_value_t = 100_000)]
     rooms: usize,
@@ -70,7 +70,7 @@ pub struct RoomsArguments {
 ///
 /// # Errors
 /// When the daemon does not start, refuses or breaks off.
-pub async fn run(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
+pub(super) async fn run(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
     if arguments.readers > arguments.rooms {
         bail!("--readers {}: there are only {} rooms", arguments.readers, arguments.rooms);
     }

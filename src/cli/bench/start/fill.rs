@@ -59,7 +59,7 @@ pub(super) async fn run(
     while bytes < wanted {
         for (key, index) in &rooms {
             let run = (0..arguments.run).map(|n| {
-                let sample = samples[((events + n) % SAMPLES as u64) as usize].clone();
+                let sample = turn.next().cloned().unwrap_or_default();
                 bytes += sample.len() as u64;
                 Arc::new(Event::number(
                     key,

@@ -28,7 +28,7 @@ const REPLAYED: u64 = 1000;
 
 /// How large the log is, and how much load there is.
 #[derive(Debug, Clone, Args)]
-pub struct StartArguments {
+pub(super) struct StartArguments {
     /// Gigabytes of events' data in the log
     #[arg(long, default_value_t = 10.0)]
     log_gb: f64,
@@ -53,7 +53,7 @@ pub struct StartArguments {
 ///
 /// # Errors
 /// When a daemon does not start, refuses or breaks off, or the disk is too small.
-pub async fn run(arguments: &StartArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
+pub(super) async fn run(arguments: &StartArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
     tokio::select! {
         measured = measure(arguments, bar) => measured,
         // So that the daemon ends and its directory goes.
