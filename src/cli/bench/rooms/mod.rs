@@ -1,4 +1,4 @@
-//! `tidegate bench rooms`: a daemon with very many rooms, of which some have a reader, and one reader who follows thousands by a pattern; what a room costs, and what they all cost the others.
+//! `tidegate bench rooms`: a daemon with very many rooms, some with a reader, thousands behind one pattern; what a room costs, and what all of them cost the others.
 //!
 //! [`watch`] is the reader by pattern. The daemon is one of its own, everything of it on; the settings that are raised for this are named in the report.
 

@@ -1,7 +1,7 @@
-//! `tidegate bench start`: how long a daemon takes to start with a large log, after a stop and after a crash, what it holds then, and how it stops under load with nothing lost that it acknowledged.
+//! `tidegate bench start`: how long a daemon takes to start with a large log, after a stop and after a crash; how it stops under load, with nothing lost that it acknowledged.
 //!
-//! [`fill`] makes the log, by the same code that the daemon writes it with; [`load`] are the readers and publishers of the stop. All of it lies in a directory of its own below the system's
-//! for temporary files (`TMPDIR`), which is deleted afterwards.
+//! [`fill`] makes the log, by the same code that the daemon writes it with; [`load`] are the readers and publishers of the stop. All of it lies in a directory of its own
+//! below the system's for temporary files (`TMPDIR`), which is deleted afterwards.
 
 mod fill;
 mod load;
@@ -12,17 +12,19 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::ProgressBar;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::load::{Load, Stop};
 use super::http::{Publisher, Target};
 use super::reader::{Reader, Tally, Transport};
 use super::rows::{PATIENCE, Report, body, float};
-use super::surfaces::daemon::{Place, Running, resident_bytes};
+use super::surfaces::daemon::{Place, Running, processor_time, resident_bytes};
 use crate::edge::server::raise_open_files;
 
 /// A start that takes longer has failed.
 const START: Duration = Duration::from_secs(600);
+/// So long a daemon is watched doing nothing.
+const REST: Duration = Duration::from_secs(5);
 /// Events of the first replay.
 const REPLAYED: u64 = 1000;
 
@@ -81,10 +83,15 @@ async fn measure(arguments: &StartArguments, bar: &ProgressBar) -> anyhow::Resul
     found.figures.push(("filled events/s", float(filled.events) / filled.took.as_secs_f64()));
     found.figures.push(("log MB on the disk", float(bytes_on_disk(&place.log())) / 1e6));
 
-    let daemon = found.start(&place, ["start: ms", "start: MiB", "start: replay ms", "start: publish ms"], bar).await?;
+    let daemon = found.start(&place, ["start: ms", "start: MiB", "start: replay ms", "start: publish ms", "start: % of a core at rest"], bar).await?;
     daemon.crash()?;
-    let names =
-        ["kill -9, start: ms", "kill -9, start: MiB", "kill -9, start: replay ms", "kill -9, start: publish ms"];
+    let names = [
+        "kill -9, start: ms",
+        "kill -9, start: MiB",
+        "kill -9, start: replay ms",
+        "kill -9, start: publish ms",
+        "kill -9, start: % at rest",
+    ];
     let daemon = found.start(&place, names, bar).await?;
 
     let daemon = found.stop(&place, daemon, arguments, Stop::InOrder, bar).await?;
@@ -109,8 +116,8 @@ struct Findings {
 }
 
 impl Findings {
-    /// Starts a daemon; how long that took, what it holds, how long its first replay and its first publish take.
-    async fn start(&mut self, place: &Place, names: [&'static str; 4], bar: &ProgressBar) -> anyhow::Result<Running> {
+    /// Starts a daemon; how long that took, what it holds, how long its first replay and its first publish take, and how much it works when nobody wants anything.
+    async fn start(&mut self, place: &Place, names: [&'static str; 5], bar: &ProgressBar) -> anyhow::Result<Running> {
         bar.set_message("starting");
         // It blocks this thread, which has nothing else to do.
         let daemon = place.start(START)?;
@@ -126,7 +133,9 @@ impl Findings {
         self.wrong += tally.borrow().lost + tally.borrow().doubled + REPLAYED.abs_diff(tally.borrow().delivered);
         let began = Instant::now();
         Publisher::connect(&target, &fill::room(0), "logged").await?.publish(&body(0, 200)).await?;
-        let values = [ms(daemon.took), float(resident >> 10) / 1024.0, ms(replayed), ms(began.elapsed())];
+        let published = began.elapsed();
+        let rest = share_of_a_core(&daemon).await?;
+        let values = [ms(daemon.took), float(resident >> 10) / 1024.0, ms(replayed), ms(published), rest];
         self.figures.extend(names.into_iter().zip(values));
         Ok(daemon)
     }
@@ -173,6 +182,15 @@ impl Findings {
 
 fn target(place: &Place, daemon: &Running) -> Target {
     Target { address: daemon.address, token: place.token.clone() }
+}
+
+/// How much of a core it takes while nobody wants anything of it, in percent.
+async fn share_of_a_core(daemon: &Running) -> anyhow::Result<f64> {
+    let gone = "the daemon has ended";
+    let (before, began) = (processor_time(daemon.pid()).context(gone)?, Instant::now());
+    sleep(REST).await;
+    let worked = processor_time(daemon.pid()).context(gone)?.saturating_sub(before);
+    Ok(100.0 * worked.as_secs_f64() / began.elapsed().as_secs_f64())
 }
 
 fn ms(time: Duration) -> f64 {
