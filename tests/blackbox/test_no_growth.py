@@ -27,7 +27,9 @@ SETTINGS = {
        for name, value in {"DURABLE": "false", "RETENTION_AGE": "1s", "IDEMPOTENCY_WINDOW": "1s", "IDLE_AFTER": "1s"}.items()},
     "WELLS__RECOVERY_WINDOW": "0s",
     "WELLS__PING_INTERVAL": "1s", "WELLS__PING_TIMEOUT": "1s",
-    "ROOMS__KEYED__RETENTION_COUNT": 100, "ROOMS__KEYED__TAIL_EVENTS": 100, "ROOMS__KEYED__IDEMPOTENCY_WINDOW": "1s",
+    # And those that stay keep no more than they have after the first wave.
+    **{f"ROOMS__{namespace}__{name}": value for namespace in ("KEYED", "STAY")
+       for name, value in {"RETENTION_COUNT": 50, "TAIL_EVENTS": 50, "IDEMPOTENCY_WINDOW": "1s"}.items()},
 }
 # Memory that is freed goes back to the system at once, so that what is resident is what is held.
 ALLOCATOR = "_RJEM_MALLOC_CONF=dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1"

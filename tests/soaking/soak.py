@@ -29,7 +29,7 @@ SETTINGS = {
     "PIPELINES__BUILTIN": "true", "SOURCES__HOST__ENABLED": "true", "SOURCES__HOST__INTERVAL": "1m",
     # What must be let go again and again in a day.
     "ROOMS__DEFAULT__RETENTION_AGE": "1h", "ROOMS__DEFAULT__IDLE_AFTER": "5m", "ROOMS__DEFAULT__IDEMPOTENCY_WINDOW": "10m",
-    "ROOMS__STAY__RETENTION_COUNT": "1000", "LOG__GENERATION_AGE": "10m", "LOG__GENERATION_BYTES": "8MiB",
+    "ROOMS__STAY__RETENTION_COUNT": "1000", "ROOMS__STAY__RETENTION_AGE": "0s", "LOG__GENERATION_AGE": "10m", "LOG__GENERATION_BYTES": "8MiB",
     # A minute of the daemon's is a fifth of a second: what waits for clients must not be shorter than they can be.
     "LIMITS__HEADER_TIMEOUT": "10m", "LIMITS__BODY_TIMEOUT": "1h", "LIMITS__WRITE_TIMEOUT": "5m", "LIMITS__SEND_BUFFER": "64KiB",
     "LOG__APPEND_TIMEOUT": "1m", "LOG__SYNC_TIMEOUT": "10m", "HEARTBEAT__TIMEOUT": "1d", "HEARTBEAT__INTERVAL": "5m", "HEARTBEAT__COMMENT": "5m",

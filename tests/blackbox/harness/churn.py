@@ -69,8 +69,10 @@ class Place:
 
 
 def until(connection, needle, so_far=b""):
-    """Reads until these bytes came; all that came."""
+    """Reads until these bytes came; all that came. Heartbeats do not prolong it."""
+    deadline = time.monotonic() + WAIT
     while needle not in so_far:
+        assert time.monotonic() < deadline, f"{needle!r} did not come within {WAIT} s: {so_far[-500:]!r}"
         got = connection.recv(65536)
         assert got, f"the daemon ended the connection before {needle!r} came: {so_far[-500:]!r}"
         so_far += got
@@ -94,8 +96,9 @@ def leave(place, connection, politely):
     """Leaves: with a close frame and its answer, or as one whose network is gone."""
     if politely:
         connection.sendall(politely)
+        deadline = time.monotonic() + WAIT
         while connection.recv(65536):
-            pass
+            assert time.monotonic() < deadline, f"a stream goes on for {WAIT} s after its client's goodbye"
     elif place.random.random() < 0.5:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
     connection.close()
@@ -170,11 +173,12 @@ def packet(place, path, packet):
 
 
 def publish(place, room=None, data=None):
-    """Publishes to a new room, with an id, twice: the second time it is known."""
+    """Publishes to a new room, with an id, twice: the second time it is known. And once to the room that all read."""
     room, event = room or place.name("churn:"), {"kind": "n", "data": data or {"n": 1}, "id": place.name("id-")}
     for _ in range(2):
         answer = json.loads(call(place, f"POST /v1/rooms/{room}/events", event, status=202))
     assert answer["duplicates"] == 1, answer
+    call(place, f"POST /v1/rooms/{place.room}/events", {"kind": "n", "data": {"n": 2}}, status=202)
 
 
 def keyed(place):
@@ -269,7 +273,7 @@ class Residents:
         self._thread.start()
 
     def _arrive(self):
-        ways = [("rooms=stay:1", _UPGRADE[:-2]), ("rooms=churn:*", "Accept: text/event-stream"), ("rooms=stay:*&mode=latest&period=1s", _UPGRADE[:-2]),
+        ways = [("rooms=stay:1", _UPGRADE[:-2]), ("rooms=churn:*", "Accept: text/event-stream"), ("rooms=stay:*&mode=latest&period=1m", _UPGRADE[:-2]),
                 ("rooms=keyed:*,stay:1", "Accept: text/event-stream")]
         query, header = ways[self.came % len(ways)]
         connection = self.place.connect()
