@@ -33,8 +33,9 @@ SETTINGS = {
 }
 # Memory that is freed goes back to the system at once, so that what is resident is what is held.
 ALLOCATOR = "_RJEM_MALLOC_CONF=dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1"
-# What a wave must leave as it found it, and the most by which it may differ (a thread more or less for what blocks).
-EXACT = {"fds": 0, "threads": 2, "rooms": 0, "connections": 0, "sockets": 1, "actors": 0, "series": 0, "waiting": 0}
+# What a wave must leave as it found it, and the most by which it may differ (a thread more or less for what blocks, an actor
+# for a room that is just going).
+EXACT = {"fds": 0, "threads": 2, "rooms": 0, "connections": 0, "sockets": 1, "actors": 2, "series": 0, "waiting": 0}
 
 
 def wave(place):
@@ -75,10 +76,8 @@ def test_waves_of_clients_that_come_and_go_leave_nothing_behind(start_daemon):
     for _ in range(WARM + WAVES):
         wave(place)
         samples.append(None)
-        try:
-            eventually(rested, "all that came has gone again", 20, every=0.1)
-        finally:
-            print(samples[-1])
+        eventually(rested, "all that came has gone again", 20, every=0.1)
+        print(samples[-1])
     series = table(samples, list(samples[0]))
     warm, last = samples[WARM], samples[-1]
     for name, most in EXACT.items():
