@@ -36,15 +36,20 @@ SETTINGS = {
     "WELLS__PING_INTERVAL": "30m", "WELLS__PING_TIMEOUT": "30m", "WELLS__CONNECT_TIMEOUT": "1h", "WELLS__RECOVERY_WINDOW": "10m",
     # So many wake-ups a second of the daemon's time would be all that a core does.
     "PIPELINES__TICK": "5s", "PIPELINES__SNAPSHOT_INTERVAL": "10m", "LOG__FLUSH_INTERVAL": "1s",
+    # As many as there are at once.
+    "LIMITS__ROOMS_PER_CONNECTION": 100000,
     # Its windows go by the true time (see clock.c).
     "LIMITS__PER_IP_LOGINS_PER_MINUTE": 0,
 }
 RESIDENTS = 200
 # Visits of which there are few, because each takes much: one in so many rounds.
 SELDOM = {churn.login: 10, churn.stalled: 40}
+# A visit may be told to come back (503), one in so many: what the daemon waits for by a constant, as 5 s for a room's answer, is 10 ms here.
+# A resident may be cut off, one in so many, for the same reason.
+SPARED = 500
 # By how much the last quarter's median may be above the second one's: so many parts of it, and so many more.
 BOUNDS = {"rss_kib": (0.05, 4096), "fds": (0.1, 20), "threads": (0, 1), "series": (0, 5), "rooms": (0.15, 50), "connections": (0.15, 20),
-          "sockets": (0.15, 20), "actors": (0.15, 50), "tails_kib": (0.15, 1024), "keys": (0.15, 100), "log_kib": (0.25, 16384)}
+          "sockets": (0.15, 20), "actors": (0.15, 50), "tails_kib": (0.15, 16384), "keys": (0.15, 100), "log_kib": (0.25, 16384)}
 
 
 def clock():
@@ -58,7 +63,7 @@ class Visitors:
     """Threads of visitors that come one after the other. A visit that fails is kept."""
 
     def __init__(self, place, clients):
-        self.place, self.visits, self.failures = place, Counter(), []
+        self.place, self.visits, self.failures, self.told_to_come_back = place, Counter(), [], 0
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(clients)]
         for thread in self._threads:
@@ -74,7 +79,10 @@ class Visitors:
                     visit(self.place)
                     self.visits[visit.__name__] += 1
                 except Exception as failure:
-                    self.failures.append((visit.__name__, repr(failure)))
+                    if "HTTP/1.1 503 " in repr(failure):
+                        self.told_to_come_back += 1
+                    else:
+                        self.failures.append((visit.__name__, repr(failure)))
             turn += 1
 
     def leave(self):
@@ -138,9 +146,14 @@ def main():
             daemon.stop()
     print(table(samples[::max(1, len(samples) // 24)], list(samples[0])))
     grown, medians = verdict(samples)
-    print(f"\n{medians}\n\n{samples[-1]['hours']} hours in {asked.minutes} minutes; {sum(visitors.visits.values())} visits: {json.dumps(visitors.visits)}; "
-          f"{residents.came} residents, {residents.cut} of them cut off by the daemon")
+    visits = sum(visitors.visits.values())
+    print(f"\n{medians}\n\n{samples[-1]['hours']} hours in {asked.minutes} minutes; {visits} visits: {json.dumps(visitors.visits)}; "
+          f"{visitors.told_to_come_back} told to come back; {residents.came} residents, {residents.cut} of them cut off by the daemon")
     faults = [*grown, *(f"a visit failed: {name}: {failure}" for name, failure in visitors.failures[:5])]
+    if visitors.told_to_come_back * SPARED > visits:
+        faults.append(f"{visitors.told_to_come_back} of {visits} visits were told to come back")
+    if residents.cut * SPARED > residents.came:
+        faults.append(f"{residents.cut} of {residents.came} residents were cut off")
     if ended is not None:
         faults.append(f"the daemon has ended with {ended}")
     if "panicked" in log:
