@@ -1,9 +1,13 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
-//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements, which `benches/end_to_end.rs` uses too, beside a bare broadcaster. `surfaces` is
-//! a crowd of dashboards, `rooms` very many rooms, `start` a start with a large log and a stop under load.
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
+//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards, `rooms` very many rooms, `start` a start with a large log and a stop under load.
 
+pub mod daemon;
+mod floor;
+pub mod goals;
 pub mod http;
+pub mod process;
 pub mod reader;
 mod rooms;
 pub mod rows;
@@ -19,6 +23,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Server;
+use floor::FloorArguments;
+use goals::GoalsArguments;
 use http::Target;
 use reader::Transport;
 use rooms::RoomsArguments;
@@ -29,7 +35,7 @@ use surfaces::SurfacesArguments;
 /// What to measure.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate bench fanout --readers 1000 --transport sse --events 2000\n  tidegate bench surfaces --clients 1000 --seconds 30"
+    after_help = "Examples:\n  tidegate bench goals --short\n  tidegate bench fanout --readers 1000 --transport sse --events 2000\n  tidegate bench surfaces --clients 1000 --seconds 30"
 )]
 pub struct BenchArguments {
     #[command(subcommand)]
@@ -45,10 +51,15 @@ pub struct BenchArguments {
 enum Measurement {
     /// A crowd of dashboards on every surface at once: latencies, and memory for each client
     Surfaces(SurfacesArguments),
+    /// All that is promised of tidegate's speed, measured beside a bare broadcaster on this machine
+    Goals(GoalsArguments),
     /// Very many rooms, some with a reader, thousands behind one pattern; a daemon is started for this
     Rooms(RoomsArguments),
     /// A start with a large log, and a stop under load; a daemon is started for this
     Start(StartArguments),
+    /// The bare broadcaster
+    #[command(hide = true)]
+    Floor(FloorArguments),
     #[command(flatten)]
     Row(Row),
 }
@@ -114,6 +125,9 @@ enum Wire {
     Sse,
 }
 
+/// Events of one publish before a replay.
+const REPLAY_BATCH: u64 = 500;
+
 /// Where the daemon is, and as whom it is loaded.
 async fn target(server: &Server) -> anyhow::Result<Target> {
     let authority = server.authority()?;
@@ -126,6 +140,8 @@ pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     let BenchArguments { row, server, json } = arguments;
     match row {
         Measurement::Surfaces(surfaces) => run_surfaces(surfaces, &server, json).await,
+        Measurement::Goals(goals) => goals::run(goals, json).await,
+        Measurement::Floor(floor) => tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
         Measurement::Rooms(rooms) => alone(json, move |bar| async move { rooms::run(&rooms, &bar).await }).await,
         Measurement::Start(start) => alone(json, move |bar| async move { start::run(&start, &bar).await }).await,
         Measurement::Row(row) => {
@@ -187,6 +203,7 @@ async fn measure(target: &Target, row: &Row, bar: &ProgressBar) -> anyhow::Resul
             };
             let fanout = Fanout {
                 room,
+                rooms: 1,
                 readers: *readers,
                 transport,
                 publishers: *publishers,
@@ -197,7 +214,8 @@ async fn measure(target: &Target, row: &Row, bar: &ProgressBar) -> anyhow::Resul
             fanout.run(target, bar).await
         }
         Row::Replay { events, runs, bytes } => {
-            Replay { room, events: *events, runs: *runs, bytes: *bytes }.run(target, bar).await
+            let replay = Replay { room, events: *events, runs: *runs, bytes: *bytes, batch: REPLAY_BATCH, after: None };
+            replay.run(target, bar).await
         }
         Row::Ingest { publishers, requests, batch, ack, bytes } => {
             let ingest = Ingest {

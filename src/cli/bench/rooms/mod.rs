@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use indicatif::ProgressBar;
 use rand::rngs::StdRng;
@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::watch::Watch;
-use super::http::{self, Publisher, Target};
-use super::reader::{Reader, Tally, Transport};
-use super::rows::{CONNECTING, Report, body, float, settle};
-use super::surfaces::daemon::{Daemon, processor_time, resident_bytes};
+use super::daemon::Daemon;
+use super::http::{self, Publisher, Speech, Target};
+use super::reader::{Tally, Transport};
+use super::rows::{Report, float, open_each, settle};
 use crate::edge::server::raise_open_files;
 
 /// Publishers that make rooms at once.
@@ -94,9 +94,8 @@ async fn measure(arguments: &RoomsArguments, bar: &ProgressBar) -> anyhow::Resul
         ("rooms.default.idle_after", "1d".to_owned()),
     ];
     let raised: Vec<String> = flags.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let daemon = tokio::task::spawn_blocking(move || Daemon::start_with(&flags)).await??;
-    let target = Target { address: daemon.address, token: daemon.token.clone() };
-    let mut run = Run { arguments, target, pid: daemon.pid(), bar, figures: Vec::new(), wrong: 0 };
+    let daemon = tokio::task::spawn_blocking(move || Daemon::start(&std::env::temp_dir(), &flags, None)).await??;
+    let mut run = Run { arguments, target: daemon.target(), daemon: &daemon, bar, figures: Vec::new(), wrong: 0 };
     let readers = run.many().await?;
     run.followed().await?;
     run.watched().await?;
@@ -122,7 +121,7 @@ type Readers = (JoinSet<()>, Rc<RefCell<Tally>>, Duration);
 struct Run<'a> {
     arguments: &'a RoomsArguments,
     target: Target,
-    pid: u32,
+    daemon: &'a Daemon,
     bar: &'a ProgressBar,
     figures: Vec<(&'static str, f64)>,
     wrong: u64,
@@ -159,12 +158,12 @@ impl Run<'_> {
         let mut publishing = JoinSet::new();
         for _ in 0..PUBLISHERS {
             let (target, next, bar) = (self.target.clone(), Rc::clone(&next), self.bar.clone());
-            let event = body(0, self.arguments.bytes);
+            let event = target.publish(kind, "logged").body(0, 0, self.arguments.bytes);
             publishing.spawn_local(async move {
                 let mut publisher = Publisher::connect(&target, kind, "logged").await?;
                 loop {
                     let Some(room) = next.borrow_mut().next() else { return anyhow::Ok(()) };
-                    publisher.aim(&target, &format!("{kind}:{room}"), "logged");
+                    publisher.aim(target.publish(&format!("{kind}:{room}"), "logged"));
                     publisher.publish(&event).await?;
                     bar.inc(1);
                 }
@@ -178,23 +177,15 @@ impl Run<'_> {
 
     /// Readers, each with a query of its own; how long they took to connect.
     async fn open(&self, count: usize, query: impl Fn(usize) -> String) -> anyhow::Result<Readers> {
-        self.bar.set_message("connecting");
-        self.bar.set_length(count as u64);
-        self.bar.set_position(0);
         let (tally, began) = (Tally::new()?, Instant::now());
-        let (mut opening, mut reading) = (JoinSet::new(), JoinSet::new());
-        let mut started = 0;
-        while reading.len() < count {
-            while started < count && opening.len() < CONNECTING {
-                let (target, query) = (self.target.clone(), query(started));
-                opening.spawn_local(async move { Reader::open(&target, Transport::WebSocket, &query).await });
-                started += 1;
-            }
-            let reader = opening.join_next().await.context("no stream is being opened")???;
+        let requests = (0..count).map(|number| self.target.ask(Transport::WebSocket, &query(number)));
+        let open = open_each(self.target.address, requests, self.bar).await?;
+        let took = began.elapsed();
+        let mut reading = JoinSet::new();
+        for reader in open {
             reading.spawn_local(reader.count(Rc::clone(&tally), u64::MAX));
-            self.bar.inc(1);
         }
-        Ok((reading, tally, began.elapsed()))
+        Ok((reading, tally, took))
     }
 
     /// Events at a steady rate, each to any of the rooms with a reader; how late they come.
@@ -216,8 +207,10 @@ impl Run<'_> {
         for event in 0..events {
             let due = began + gap.mul_f64(float(event));
             sleep_until(due).await;
-            publisher.aim(&self.target, &format!("{kind}:{}", random.random_range(0..rooms)), "memory");
-            publisher.publish(&body(u64::try_from((due - began).as_micros())?, self.arguments.bytes)).await?;
+            let request = self.target.publish(&format!("{kind}:{}", random.random_range(0..rooms)), "memory");
+            let body = request.body(u64::try_from((due - began).as_micros())?, event, self.arguments.bytes);
+            publisher.aim(request);
+            publisher.publish(&body).await?;
             self.bar.set_position(event);
         }
         settle(tally, events, self.bar).await;
@@ -261,7 +254,8 @@ impl Run<'_> {
         if self.arguments.watchers == 0 {
             return Ok(());
         }
-        let (watching, tally, _) = self.open(self.arguments.watchers, |number| format!("rooms=none-{number}:*")).await?;
+        let (watching, tally, _) =
+            self.open(self.arguments.watchers, |number| format!("rooms=none-{number}:*")).await?;
         let took = self.publish_each("late", LATE).await?;
         self.figures.push(("watchers: rooms made/s", rate(LATE, took)));
         self.wrong += tally.borrow().delivered + tally.borrow().ended;
@@ -292,19 +286,19 @@ impl Run<'_> {
     /// What all of it costs while nothing happens.
     async fn rest(&mut self) -> anyhow::Result<()> {
         self.bar.set_message("resting");
-        let gone = "the daemon has ended";
-        self.figures.push(("resident MiB", per(self.resident().await?, 1 << 20)));
-        let (before, began) = (processor_time(self.pid).context(gone)?, Instant::now());
+        let resident = self.resident().await?;
+        self.figures.push(("resident MiB", per(resident, 1 << 20)));
+        let (before, began) = (self.daemon.process().cpu_seconds()?, Instant::now());
         sleep(REST).await;
-        let worked = processor_time(self.pid).context(gone)?.saturating_sub(before);
-        self.figures.push(("% of a core at rest", 100.0 * worked.as_secs_f64() / began.elapsed().as_secs_f64()));
+        let worked = self.daemon.process().cpu_seconds()? - before;
+        self.figures.push(("% of a core at rest", 100.0 * worked / began.elapsed().as_secs_f64()));
         Ok(())
     }
 
     /// Its resident memory when that does not fall any more.
     async fn resident(&self) -> anyhow::Result<u64> {
         let began = Instant::now();
-        let look = || resident_bytes(self.pid).context("the daemon has ended");
+        let look = || self.daemon.process().resident_bytes();
         let (mut lowest, mut since) = (look()?, began);
         while since.elapsed() < Duration::from_secs(3) && began.elapsed() < FALLING {
             sleep(Duration::from_millis(200)).await;

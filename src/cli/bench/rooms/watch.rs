@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 
 use super::super::http::Target;
-use super::super::reader::{Reader, Transport, event, number};
+use super::super::reader::{Reader, Transport, number};
 use super::super::rows::PATIENCE;
 
 /// The namespace of the rooms it follows: `watched:0`, `watched:1`, …
@@ -88,8 +88,8 @@ impl Drop for Watch {
 
 impl Seen {
     fn hear(&mut self, message: &[u8]) {
-        let Some((seq, _)) = event(message) else { return };
-        let Some(room) = number(message, ROOM) else { return };
+        let (room, seq) = (number(message, ROOM, &mut 0), number(message, b"\"seq\":", &mut 0));
+        let Some((room, seq)) = room.zip(seq) else { return };
         self.delivered += 1;
         self.last = Instant::now();
         if let Some(before) = self.rooms.insert(room, seq)
@@ -117,7 +117,6 @@ mod tests {
         assert_eq!((seen.delivered, seen.wrong), (4, 0));
         seen.hear(&message(1, 8));
         seen.hear(&message(2, 91));
-        seen.hear(b"{\"type\":\"heartbeat\"}");
         assert_eq!((seen.delivered, seen.wrong), (6, 2));
     }
 }

@@ -10,10 +10,10 @@ use tokio::task::{JoinHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::http::{Publisher, Target};
-use super::super::reader::{Reader, Tally, Transport, event, number};
+use super::super::reader::{Reader, Tally, Transport, number};
 use super::super::rows::{PATIENCE, open_all};
-use super::super::surfaces::daemon::Running;
 use super::StartArguments;
+use super::place::Running;
 
 /// A stop that takes longer than its own limit (10 s) and this has failed.
 const STOP: Duration = Duration::from_secs(30);
@@ -128,7 +128,7 @@ async fn publish(mut publisher: Publisher, room: String, ending: Rc<Cell<bool>>)
         match publisher.publish(body.as_bytes()).await {
             Ok(answer) => {
                 if n == 0 {
-                    kept.first_seq = number(answer, b"\"first_seq\":").context("an answer without a seq")?;
+                    kept.first_seq = number(answer, b"\"first_seq\":", &mut 0).context("an answer without a seq")?;
                 }
                 kept.acknowledged += 1;
             }
@@ -148,9 +148,7 @@ impl Acknowledged {
         let mut reader = Reader::open(target, Transport::Sse, &query).await?;
         let (mut next, mut wrong) = (0, 0);
         let all = reader.each(|message| {
-            if event(message).is_some()
-                && let Some(n) = number(message, b"\"n\":")
-            {
+            if let Some(n) = number(message, b"\"n\":", &mut 0) {
                 wrong += u64::from(n != next);
                 next = n + 1;
             }

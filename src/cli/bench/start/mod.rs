@@ -5,6 +5,7 @@
 
 mod fill;
 mod load;
+mod place;
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,10 +16,11 @@ use indicatif::ProgressBar;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::load::{Load, Stop};
-use super::http::{Publisher, Target};
+use self::place::{Place, Running};
+use super::http::{Publisher, Speech};
+use super::process::{cpu_seconds, resident_bytes};
 use super::reader::{Reader, Tally, Transport};
-use super::rows::{PATIENCE, Report, body, float};
-use super::surfaces::daemon::{Place, Running, processor_time, resident_bytes};
+use super::rows::{PATIENCE, Report, float};
 use crate::edge::server::raise_open_files;
 
 /// A start that takes longer has failed.
@@ -76,14 +78,20 @@ fn flags() -> Vec<(&'static str, String)> {
 
 async fn measure(arguments: &StartArguments, bar: &ProgressBar) -> anyhow::Result<Report> {
     raise_open_files();
-    let place = Place::new(&flags())?;
+    let place = Place::new(flags())?;
     let mut found = Findings { figures: Vec::new(), wrong: 0 };
     let filled = fill::run(&place.log(), &flags(), arguments, bar).await?;
     found.figures.push(("log events", float(filled.events)));
     found.figures.push(("filled events/s", float(filled.events) / filled.took.as_secs_f64()));
     found.figures.push(("log MB on the disk", float(bytes_on_disk(&place.log())) / 1e6));
 
-    let daemon = found.start(&place, ["start: ms", "start: MiB", "start: replay ms", "start: publish ms", "start: % of a core at rest"], bar).await?;
+    let daemon = found
+        .start(
+            &place,
+            ["start: ms", "start: MiB", "start: replay ms", "start: publish ms", "start: % of a core at rest"],
+            bar,
+        )
+        .await?;
     daemon.crash()?;
     let names = [
         "kill -9, start: ms",
@@ -121,7 +129,7 @@ impl Findings {
         bar.set_message("starting");
         // It blocks this thread, which has nothing else to do.
         let daemon = place.start(START)?;
-        let target = target(place, &daemon);
+        let target = place.target(&daemon);
         let resident = resident_bytes(daemon.pid()).context("the daemon has ended")?;
         let (tally, began) = (Tally::new()?, Instant::now());
         let query = format!("rooms={}&tail={REPLAYED}", fill::room(0));
@@ -132,7 +140,8 @@ impl Findings {
         let replayed = began.elapsed();
         self.wrong += tally.borrow().lost + tally.borrow().doubled + REPLAYED.abs_diff(tally.borrow().delivered);
         let began = Instant::now();
-        Publisher::connect(&target, &fill::room(0), "logged").await?.publish(&body(0, 200)).await?;
+        let body = target.publish(&fill::room(0), "logged").body(0, 0, 200);
+        Publisher::connect(&target, &fill::room(0), "logged").await?.publish(&body).await?;
         let published = began.elapsed();
         let rest = share_of_a_core(&daemon).await?;
         let values = [ms(daemon.took), float(resident >> 10) / 1024.0, ms(replayed), ms(published), rest];
@@ -150,7 +159,7 @@ impl Findings {
         bar: &ProgressBar,
     ) -> anyhow::Result<Running> {
         bar.set_message("loading");
-        let load = Load::start(&target(place, &daemon), arguments, stop, bar).await?;
+        let load = Load::start(&place.target(&daemon), arguments, stop, bar).await?;
         load.run(Duration::from_secs(arguments.seconds)).await;
         bar.set_message("stopping");
         let began = Instant::now();
@@ -174,23 +183,18 @@ impl Findings {
         let daemon = place.start(START)?;
         self.figures.push((took, ms(daemon.took)));
         for room in &loaded.rooms {
-            self.wrong += room.missing(&target(place, &daemon)).await?;
+            self.wrong += room.missing(&place.target(&daemon)).await?;
         }
         Ok(daemon)
     }
 }
 
-fn target(place: &Place, daemon: &Running) -> Target {
-    Target { address: daemon.address, token: place.token.clone() }
-}
-
 /// How much of a core it takes while nobody wants anything of it, in percent.
 async fn share_of_a_core(daemon: &Running) -> anyhow::Result<f64> {
-    let gone = "the daemon has ended";
-    let (before, began) = (processor_time(daemon.pid()).context(gone)?, Instant::now());
+    let (before, began) = (cpu_seconds(daemon.pid())?, Instant::now());
     sleep(REST).await;
-    let worked = processor_time(daemon.pid()).context(gone)?.saturating_sub(before);
-    Ok(100.0 * worked.as_secs_f64() / began.elapsed().as_secs_f64())
+    let worked = cpu_seconds(daemon.pid())? - before;
+    Ok(100.0 * worked / began.elapsed().as_secs_f64())
 }
 
 fn ms(time: Duration) -> f64 {
