@@ -273,7 +273,8 @@ class Residents:
         self._thread.start()
 
     def _arrive(self):
-        ways = [("rooms=stay:1", "Accept: text/event-stream"), ("rooms=churn:*", _UPGRADE[:-2]), ("rooms=stay:*&mode=latest&period=1m", _UPGRADE[:-2]),
+        # Nobody of them follows `churn:*`: a room that somebody follows, also by a pattern, is not let go.
+        ways = [("rooms=stay:1", "Accept: text/event-stream"), ("rooms=stay:*", _UPGRADE[:-2]), ("rooms=stay:*&mode=latest&period=1m", _UPGRADE[:-2]),
                 ("rooms=keyed:*,stay:1", "Accept: text/event-stream")]
         query, header = ways[self.came % len(ways)]
         connection = self.place.connect()
