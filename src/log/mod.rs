@@ -306,7 +306,7 @@ impl Log {
             fault: self.fault(),
             generations: generations.len(),
             bytes: generations.iter().map(|generation| generation.written()).sum(),
-            rooms: self.shared.index.rooms().len(),
+            rooms: self.shared.index.count(),
             clean: self.clean,
         }
     }
