@@ -276,7 +276,7 @@ type Packed = (Builder, Vec<(Arc<RoomIndex>, Place)>);
 ///
 /// What the daemon writes for itself keeps its place among all others: what was handed over before it is packed before it. So a kill that leaves only a part of a group never leaves an
 /// entry without what it stands on.
-fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
+pub(super) fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
     let (mut packed, mut rest) = (Vec::new(), appends);
     let mut open = (Builder::new(), Vec::new());
     while !rest.is_empty() {
