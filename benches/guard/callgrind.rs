@@ -4,7 +4,7 @@
 //! No crate for it: iai-callgrind (gungraun) needs a second program of exactly its version to be installed from source, and brings a macro and a report of its own; what is needed here are two runs and a subtraction.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::steps::{STEPS, Step};
@@ -62,6 +62,27 @@ pub(crate) fn measure(asked: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
 
 /// Instructions that so many rounds take.
 fn collected(step: &Step, rounds: u64, dir: &Path) -> u64 {
+    let profile = std::fs::read_to_string(profile(step, rounds, dir)).unwrap();
+    let totals = profile.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
+    totals.trim().parse().unwrap()
+}
+
+/// Prints the functions in which the instructions of each step that is asked for are.
+pub(crate) fn show(asked: impl Fn(&str) -> bool) {
+    let dir = tempfile::tempdir().unwrap();
+    for step in STEPS.iter().filter(|step| asked(step.name)) {
+        println!("\n{}: the functions, of {} rounds of {}", step.name, step.rounds, step.units);
+        let profile = profile(step, step.rounds, dir.path());
+        let status = Command::new("callgrind_annotate").args(["--auto=no", "--threshold=90"]).arg(profile).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "callgrind_annotate, which comes with valgrind, does not run"
+        );
+    }
+}
+
+/// Runs a step under callgrind; the file that it wrote.
+fn profile(step: &Step, rounds: u64, dir: &Path) -> PathBuf {
     let place = STEPS.iter().position(|known| known.name == step.name).unwrap();
     let out = dir.join(format!("{place}.{rounds}"));
     let mut command = Command::new("valgrind");
@@ -75,7 +96,5 @@ fn collected(step: &Step, rounds: u64, dir: &Path) -> u64 {
     let output =
         command.output().unwrap_or_else(|error| panic!("valgrind does not run ({error}): tests/setup installs it"));
     assert!(output.status.success(), "{}: {}", step.name, String::from_utf8_lossy(&output.stderr));
-    let profile = std::fs::read_to_string(&out).unwrap();
-    let totals = profile.lines().find_map(|line| line.strip_prefix("totals: ")).unwrap();
-    totals.trim().parse().unwrap()
+    out
 }

@@ -27,7 +27,7 @@ pub(crate) fn data(place: u64) -> String {
     let mixed = mixed(place);
     let (host, percent, rest, free) = (mixed % 1000, (mixed >> 10) % 100, (mixed >> 20) % 100, (mixed >> 40) & 8191);
     let head = format!(
-        r#"{{"host":"node-{host:05}","usage":{percent:02}.{rest:02},"disk":{{"free":{free:04},"used":{:04}}},"text":"#,
+        r#"{{"host":"node-{host:05}","usage":{percent}.{rest:02},"disk":{{"free":{free},"used":{}}},"text":"#,
         8192 - free
     );
     let text = "read of blocks took longer than it should, which was seen by the watch of the disk before";

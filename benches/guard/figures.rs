@@ -114,7 +114,8 @@ pub(crate) fn compare(committed: &Figures, now: &Figures) -> Report {
         let _ = writeln!(report.table, "{name:<56} {was:>9} {is:>9} {percent:>+7.1}%");
         if percent > bound {
             report.faults.push(format!(
-                "{name}: {is} instructions, {percent:.1} % more than the committed {was}; at most {bound} % more are let pass. If the step is worth that: {}",
+                "{name}: {is} instructions, {percent:.1} % more than the committed {was}; at most {bound} % more are let pass. \
+                 To see where they are: `tests/speed instructions --where \"{name}\"`. If the step is worth that: {}",
                 accept(name)
             ));
         } else if percent < -LESS_PERCENT {
