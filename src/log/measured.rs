@@ -29,15 +29,15 @@ impl Appends {
         Self(events.iter().map(append).collect())
     }
 
-    /// Packs them into chunks: each as it is stored, and where in it the room's events begin.
+    /// Packs them into chunks: each as it is stored, and where in it the runs of the room's events begin.
     #[must_use]
-    pub fn pack(&self) -> Vec<(Vec<u8>, u32)> {
-        let offset = |places: &[(_, Place)]| places.first().map_or(0, |(_, place)| place.offset);
-        writer::pack(&self.0, 1).into_iter().map(|(builder, places)| (builder.finish(), offset(&places))).collect()
+    pub fn pack(&self) -> Vec<(Vec<u8>, Vec<u32>)> {
+        let offsets = |places: Vec<(_, Place)>| places.into_iter().map(|(_, place)| place.offset).collect();
+        writer::pack(&self.0, 1).into_iter().map(|(builder, places)| (builder.finish(), offsets(places))).collect()
     }
 }
 
-/// The events of a room that begin there in a stored chunk; `None` if it is damaged.
+/// The run of a room's events that begins there in a stored chunk, as a reader of the log has it; `None` if it is damaged.
 #[must_use]
 pub fn unpack(room: &RoomKey, stored: &[u8], offset: u32) -> Option<Vec<Arc<Event>>> {
     let chunk = chunk::open(stored).ok()?;
