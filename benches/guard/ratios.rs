@@ -54,7 +54,7 @@ pub(crate) fn judge(
 pub(crate) fn once(program: &Path, dir: &Path, row: &str) -> Result<f64, String> {
     let file = dir.join("goals.json");
     let mut command = Command::new(program);
-    command.args(["bench", "goals", "--short", "--only", row, "--json"]).arg(&file).stdin(Stdio::null());
+    command.args(["bench", "goals", "--short", "--only", row, "--out"]).arg(&file).stdin(Stdio::null());
     let output = command.output().map_err(|error| format!("{}: {error}", program.display()))?;
     // A must that was missed is no fault here, and lost events are in the report.
     let report = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
