@@ -91,8 +91,10 @@ fn profile(step: &Step, rounds: u64, dir: &Path) -> PathBuf {
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(std::env::current_exe().unwrap())
         .args([COUNT, step.name, &rounds.to_string()]);
-    // The environment lies on the stack and moves it.
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(dir);
+    // What was freed goes back to the system after a time, which is another one in each run.
+    command.env_clear().env("_RJEM_MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1");
+    // Nothing else: the environment lies on the stack and moves it.
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(dir);
     let output =
         command.output().unwrap_or_else(|error| panic!("valgrind does not run ({error}): tests/setup installs it"));
     assert!(output.status.success(), "{}: {}", step.name, String::from_utf8_lossy(&output.stderr));

@@ -56,7 +56,7 @@ pub(crate) const STEPS: [Step; 14] = [
     Step {
         name: "a WebSocket's session, 64 events in a write",
         units: GROUP,
-        rounds: 50,
+        rounds: 100,
         prepare: || gather(dialects::websocket(), GROUP),
     },
     Step {
@@ -68,11 +68,11 @@ pub(crate) const STEPS: [Step; 14] = [
     Step {
         name: "an SSE stream's session, 64 events in a write",
         units: GROUP,
-        rounds: 50,
+        rounds: 100,
         prepare: || gather(dialects::sse(), GROUP),
     },
-    Step { name: "pack 64 single events for the log", units: GROUP, rounds: 50, prepare: pack },
-    Step { name: "read an event back from the log", units: GROUP, rounds: 50, prepare: unpack },
+    Step { name: "pack 64 single events for the log", units: GROUP, rounds: 200, prepare: pack },
+    Step { name: "read an event back from the log", units: GROUP, rounds: 200, prepare: unpack },
     Step { name: "filter, window and threshold", units: 1, rounds: 2000, prepare: operators },
 ];
 
