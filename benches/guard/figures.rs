@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 /// Where they stand, from the repository's root.
 pub(crate) const FILE: &str = "benches/guard/instructions.toml";
-/// What a count may be above the committed one, in percent: counts of the same code differ by less than one (random hash seeds, the length of a clock's digits), and code beside a step that is laid
-/// out otherwise by the compiler by one or two.
+/// What a count may be above the committed one, in percent: counts of the same program were seen to differ by one and a half (random hash seeds, when other threads take what is handed to them), and code
+/// that the compiler lays out otherwise may add to that.
 const MORE_PERCENT: f64 = 5.0;
 /// The same where the compiler or valgrind is another one.
 const OTHER_TOOLS_PERCENT: f64 = 15.0;
