@@ -80,7 +80,7 @@ fn path() -> std::path::PathBuf {
 
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn percent(was: u64, is: u64) -> f64 {
-    (is as f64 / was as f64 - 1.0) * 100.0
+    (is as f64 - was as f64) * 100.0 / was as f64
 }
 
 /// Compares what was counted with what is committed.
