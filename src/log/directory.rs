@@ -5,7 +5,7 @@
 //! FORMAT          what this directory is
 //! HEAD            the generation and position that were surely written; what is missing below it is damage, not a fresh start
 //! CLEAN           there after a stop in good order, with the highest seq of rooms that are gone; taken away at the start
-//! gen-00000001/   one database for each generation
+//! gen-00000001/   one database for each generation, and in the newest one the file ahead of it
 //! ```
 
 use std::fs::{self, File};
@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use super::LogError;
 use super::generation::GONE;
 
-const FORMAT: &str = "tidegate log 1";
+const FORMAT: &str = "tidegate log 2";
+/// The one before had no file ahead of its databases: it can be gone on with, but a daemon of that time must not use what this one has written.
+const BEFORE: &str = "tidegate log 1";
 
 /// A locked log directory.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Directory {
         fs::create_dir_all(path).map_err(io)?;
         let format = path.join("FORMAT");
         match fs::read_to_string(&format) {
-            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) if [FORMAT, BEFORE].contains(&found.trim()) => {}
             Ok(found) => {
                 let (dir, found) = (path.to_owned(), found.trim().chars().take(40).collect());
                 return Err(LogError::Version { dir, found, expected: FORMAT });
@@ -66,7 +68,7 @@ impl Directory {
             Err(error) => return Err(io(error.into())),
         }
         let directory = Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) };
-        if !format.exists() {
+        if !fs::read_to_string(&format).is_ok_and(|found| found.trim() == FORMAT) {
             directory.replace("FORMAT", &format!("{FORMAT}\n"))?;
         }
         Ok(directory)

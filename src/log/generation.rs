@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::LogError;
+use super::ahead::Ahead;
 use super::chunk;
 use super::index::Place;
 use crate::clock;
@@ -85,6 +86,14 @@ impl Generation {
         let opened = open(&self.path, CACHE_READING_BYTES)?;
         *db = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// Takes over what was promised before the process ended and the database had not flushed.
+    pub(super) fn catch_up(&self) -> Result<(), LogError> {
+        let chunks = Ahead::read(&self.path)?;
+        // Many of them are there already, and are the same.
+        chunks.iter().try_for_each(|(position, chunk)| self.put(*position, chunk))?;
+        if chunks.is_empty() { Ok(()) } else { self.flush().and_then(|()| self.sync()) }
     }
 
     /// Puts a chunk at a position; it is in the daemon's memory until [`Generation::flush`].

@@ -1,11 +1,12 @@
 //! The log: what has happened, on the disk. In come numbered events, out go replays, retention's verdicts and an acknowledgement worth what it says. Knows no reader and no HTTP.
 //!
-//! One writer thread packs what waits into chunks and commits it as a group (`writer`); chunks lie in generations, each a database of its own (`generation`), which are deleted
+//! One writer thread packs what waits into chunks and commits it as a group (`writer`), by a file ahead of the database (`ahead`); chunks lie in generations, each a database of its own (`generation`), which are deleted
 //! whole; where a room's events lie is kept in memory (`index`); a few threads read replays (`reader`); the directory is locked and marked (`directory`). All
 //! disk work happens on these threads or in [`Log::housekeep`], which must be called from a thread that may block.
 //!
 //! Begin reading at [`Log::open`], [`Log::append`], [`Log::read`].
 
+mod ahead;
 mod chunk;
 mod directory;
 mod error;
@@ -27,6 +28,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use tokio::sync::{Semaphore, oneshot};
 
+use ahead::Ahead;
 use directory::Directory;
 pub use error::LogError;
 use generation::{Contents, Generation};
@@ -103,6 +105,9 @@ impl Log {
         let index = Index::new(rooms.clone());
         for &number in &numbers {
             let generation = Generation::open(number, directory.generation(number))?;
+            if Some(&number) == numbers.last() {
+                generation.catch_up()?;
+            }
             for (name, created, place) in generation.contents()? {
                 index.restore(&name, created, place);
             }
@@ -151,7 +156,9 @@ impl Log {
         // Every order holds permits, so the queue's own bound is never met; it is there because every queue has one.
         let (orders, queue) = bounded(settings.queue_events + 1024);
         let readers = Readers::start(&shared, settings.readers)?;
-        let writing = Writer::new(Arc::clone(&shared), queue, current, position);
+        // Empty: what an earlier one held has been taken over.
+        let ahead = Ahead::begin(current.path())?;
+        let writing = Writer::new(Arc::clone(&shared), queue, current, position, ahead);
         let thread = std::thread::Builder::new().name("log-writer".into()).spawn(move || writing.run());
         let thread = thread.map_err(|error| LogError::io(&settings.dir, &error))?;
         Ok(Self { shared, orders, readers, writer: Arc::new(Mutex::new(Some(thread))), clean })

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::oneshot;
 
+use super::ahead::Ahead;
 use super::chunk::{self, Builder, Header};
 use super::generation::Generation;
 use super::index::{Place, RoomIndex};
@@ -26,7 +27,7 @@ pub(super) const RUN_BYTES_MAX: usize = 16_000;
 /// Events in one group: bounds how long the first of them waits for the last.
 const GROUP_EVENTS: usize = 8192;
 /// What may be put and not flushed, in bytes.
-const PENDING_BYTES: usize = 8 << 20;
+const PENDING_BYTES: usize = 4 << 20;
 /// How long the writer looks away while it waits for company: about what the system's timers can tell apart.
 const GROUP_LOOK: Duration = Duration::from_micros(50);
 /// The pause between two tries to write a group that could not be written.
@@ -66,6 +67,13 @@ pub(super) struct Writer {
     /// What was put and is not flushed yet, to be put again if a fault takes it along.
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
+    /// What was promised of it.
+    ahead: Ahead,
+    /// How many of the pending are in there, and whether the disk was promised to have them.
+    written_ahead: usize,
+    synced_ahead: bool,
+    /// Whether the database has flushed something that the disk may not have yet.
+    unsynced: bool,
     /// Publishers that the last group answered.
     answered: usize,
     /// How large one room's events may make a chunk now.
@@ -73,7 +81,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, orders: Receiver<Order>, current: Arc<Generation>, position: u64) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        orders: Receiver<Order>,
+        current: Arc<Generation>,
+        position: u64,
+        ahead: Ahead,
+    ) -> Self {
         Self {
             shared,
             orders,
@@ -82,6 +96,10 @@ impl Writer {
             unflushed: None,
             pending: Vec::new(),
             pending_bytes: 0,
+            ahead,
+            written_ahead: 0,
+            synced_ahead: false,
+            unsynced: true,
             answered: 0,
             run_bytes: CHUNK_BYTES,
         }
@@ -173,11 +191,11 @@ impl Writer {
         for (chunk, own) in chunks {
             places.push((self.put(chunk), own));
         }
-        if ack >= Some(Ack::Logged) || self.pending_bytes > PENDING_BYTES {
+        if self.pending_bytes > PENDING_BYTES {
             self.flush();
         }
-        if ack >= Some(Ack::Synced) {
-            self.retry(|writer| writer.current.sync());
+        if let Some(ack) = ack.filter(|ack| *ack >= Ack::Logged) {
+            self.write_ahead(ack);
         }
         for (position, own) in places {
             for (room, place) in own {
@@ -207,8 +225,39 @@ impl Writer {
         position
     }
 
+    /// Makes a promise good for everything so far.
+    fn write_ahead(&mut self, ack: Ack) {
+        if self.written_ahead < self.pending.len() {
+            self.retry(|writer| writer.ahead.append(&writer.pending[writer.written_ahead..]));
+            self.written_ahead = self.pending.len();
+        }
+        if ack < Ack::Synced {
+            return;
+        }
+        // First what was before: what the disk has must be a beginning of all.
+        self.sync_database();
+        if self.written_ahead > 0 {
+            self.retry(|writer| writer.ahead.sync());
+            self.synced_ahead = true;
+        }
+    }
+
+    fn sync_database(&mut self) {
+        if self.unsynced {
+            self.retry(|writer| writer.current.sync());
+            self.unsynced = false;
+        }
+    }
+
     fn flush(&mut self) {
         self.retry(|writer| writer.current.flush());
+        self.unsynced = true;
+        if self.synced_ahead {
+            // The disk was promised to have what is written over from here on.
+            self.sync_database();
+        }
+        self.ahead.begin_anew();
+        (self.written_ahead, self.synced_ahead) = (0, false);
         self.pending.clear();
         (self.pending_bytes, self.unflushed) = (0, None);
     }
@@ -262,6 +311,8 @@ impl Writer {
         let next = self.retry(|_| Generation::open(number, path.clone()));
         let contents = self.shared.contents_of(current.number);
         self.retry(|_| current.seal(&contents));
+        let ahead = self.retry(|_| Ahead::begin(&path));
+        std::mem::replace(&mut self.ahead, ahead).remove();
         // An open database costs megabytes; the next reader opens it again with a small cache.
         current.close();
         self.current = Arc::new(next);
@@ -277,6 +328,7 @@ impl Writer {
     fn finish(&mut self) {
         self.flush();
         self.retry(|writer| writer.current.sync());
+        self.ahead.clear();
         self.shared.flushed(self.current.number, self.position, true);
     }
 
