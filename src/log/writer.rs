@@ -28,8 +28,6 @@ pub(super) const RUN_BYTES_MAX: usize = 16_000;
 const GROUP_EVENTS: usize = 8192;
 /// What may be put and not flushed, in bytes.
 const PENDING_BYTES: usize = 4 << 20;
-/// How long the writer looks away while it waits for company: about what the system's timers can tell apart.
-const GROUP_LOOK: Duration = Duration::from_micros(50);
 /// The pause between two tries to write a group that could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -74,8 +72,6 @@ pub(super) struct Writer {
     synced_ahead: bool,
     /// Whether the database has flushed something that the disk may not have yet.
     unsynced: bool,
-    /// Publishers that the last group answered.
-    answered: usize,
     /// How large one room's events may make a chunk now.
     run_bytes: usize,
 }
@@ -100,7 +96,6 @@ impl Writer {
             written_ahead: 0,
             synced_ahead: false,
             unsynced: true,
-            answered: 0,
             run_bytes: CHUNK_BYTES,
         }
     }
@@ -113,7 +108,6 @@ impl Writer {
             });
             match self.orders.recv_timeout(idle) {
                 Ok(first) => {
-                    self.wait_for_company();
                     if let Some(closed) = self.group(first) {
                         // Nobody may be waiting for it any more.
                         let _ = closed.send(());
@@ -126,22 +120,6 @@ impl Writer {
                     return;
                 }
             }
-        }
-    }
-
-    /// Lets those publishers come that the last group answered: they are at it again, and one flush is as good for all of them as for the first. Ends when they are here, when a while has
-    /// brought nobody else, or after `log.group_wait`; where one publisher is alone it waits for nobody.
-    ///
-    /// By sleeping and looking, not by receiving: being woken for each of them costs the core that they need.
-    fn wait_for_company(&self) {
-        let (began, mut here) = (Instant::now(), self.orders.len());
-        while here + 1 < self.answered && began.elapsed() < self.shared.settings.group_wait {
-            std::thread::park_timeout(GROUP_LOOK);
-            let now = self.orders.len();
-            if now == here {
-                return;
-            }
-            here = now;
         }
     }
 
@@ -167,9 +145,7 @@ impl Writer {
         }
         copies.into_iter().for_each(|copy| self.copy(copy));
         let permits: u32 = appends.iter().map(|append| append.permits).sum();
-        self.answered = 0;
         for done in appends.into_iter().filter_map(|append| append.done) {
-            self.answered += 1;
             // A publisher that has gone needs no answer.
             let _ = done.send(());
         }
