@@ -48,6 +48,7 @@ fn a_crowd_of_idle_streams_is_held_while_a_thousand_more_are_served_and_leaves_n
         }
         let publishing = Fanout {
             room: "bench:crowd".to_owned(),
+            rooms: 1,
             readers: 1,
             transport: Transport::Sse,
             publishers: 1,

@@ -1,9 +1,13 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
-//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements, which `benches/end_to_end.rs` uses too, beside a bare broadcaster. `surfaces` is
-//! a crowd of dashboards.
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
+//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards.
 
+pub mod daemon;
+mod floor;
+pub mod goals;
 pub mod http;
+pub mod process;
 pub mod reader;
 pub mod rows;
 mod surfaces;
@@ -16,6 +20,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::client::Server;
+use floor::FloorArguments;
+use goals::GoalsArguments;
 use http::Target;
 use reader::Transport;
 use rows::{Fanout, Ingest, Replay, Report};
@@ -24,7 +30,7 @@ use surfaces::SurfacesArguments;
 /// What to measure.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tidegate bench fanout --readers 1000 --transport sse --events 2000\n  tidegate bench surfaces --clients 1000 --seconds 30"
+    after_help = "Examples:\n  tidegate bench goals --short\n  tidegate bench fanout --readers 1000 --transport sse --events 2000\n  tidegate bench surfaces --clients 1000 --seconds 30"
 )]
 pub struct BenchArguments {
     #[command(subcommand)]
@@ -40,6 +46,11 @@ pub struct BenchArguments {
 enum Measurement {
     /// A crowd of dashboards on every surface at once: latencies, and memory for each client
     Surfaces(SurfacesArguments),
+    /// All that is promised of tidegate's speed, measured beside a bare broadcaster on this machine
+    Goals(GoalsArguments),
+    /// The bare broadcaster
+    #[command(hide = true)]
+    Floor(FloorArguments),
     #[command(flatten)]
     Row(Row),
 }
@@ -105,6 +116,9 @@ enum Wire {
     Sse,
 }
 
+/// Events of one publish before a replay.
+const REPLAY_BATCH: u64 = 500;
+
 /// Where the daemon is, and as whom it is loaded.
 async fn target(server: &Server) -> anyhow::Result<Target> {
     let authority = server.authority()?;
@@ -116,6 +130,8 @@ async fn target(server: &Server) -> anyhow::Result<Target> {
 pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     let row = match arguments.row {
         Measurement::Surfaces(surfaces) => return run_surfaces(surfaces, &arguments.server, arguments.json).await,
+        Measurement::Goals(goals) => return goals::run(goals, arguments.json).await,
+        Measurement::Floor(floor) => return tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
         Measurement::Row(row) => row,
     };
     let target = target(&arguments.server).await?;
@@ -167,6 +183,7 @@ async fn measure(target: &Target, row: &Row, bar: &ProgressBar) -> anyhow::Resul
             };
             let fanout = Fanout {
                 room,
+                rooms: 1,
                 readers: *readers,
                 transport,
                 publishers: *publishers,
@@ -177,7 +194,8 @@ async fn measure(target: &Target, row: &Row, bar: &ProgressBar) -> anyhow::Resul
             fanout.run(target, bar).await
         }
         Row::Replay { events, runs, bytes } => {
-            Replay { room, events: *events, runs: *runs, bytes: *bytes }.run(target, bar).await
+            let replay = Replay { room, events: *events, runs: *runs, bytes: *bytes, batch: REPLAY_BATCH, after: None };
+            replay.run(target, bar).await
         }
         Row::Ingest { publishers, requests, batch, ack, bytes } => {
             let ingest = Ingest {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::http::{Publisher, Target};
+use super::http::{PublishRequest, Publisher, Speech, StreamRequest, Target};
 use super::reader::{Reader, Tally, Transport};
 
 /// Readers that connect at once.
@@ -76,7 +77,7 @@ pub fn on_one_thread<T>(measurement: impl Future<Output = anyhow::Result<T>>) ->
     LocalSet::new().block_on(&runtime, measurement)
 }
 
-/// Opens so many streams, some at a time.
+/// Opens so many streams of tidegate's, some at a time.
 ///
 /// # Errors
 /// The first refusal.
@@ -87,33 +88,37 @@ pub async fn open_all(
     count: usize,
     bar: &ProgressBar,
 ) -> anyhow::Result<Vec<Reader>> {
+    open_each(target.address, (0..count).map(|_| target.ask(transport, query)), bar).await
+}
+
+/// Opens a stream for each request, some at a time.
+///
+/// # Errors
+/// The first refusal.
+pub async fn open_each(
+    address: SocketAddr,
+    requests: impl ExactSizeIterator<Item = StreamRequest>,
+    bar: &ProgressBar,
+) -> anyhow::Result<Vec<Reader>> {
     bar.set_message("connecting");
-    bar.set_length(count as u64);
+    bar.set_length(requests.len() as u64);
     bar.set_position(0);
-    let (mut opening, mut open) = (JoinSet::new(), Vec::with_capacity(count));
-    let mut started = 0;
-    while open.len() < count {
-        while started < count && opening.len() < CONNECTING {
-            let (target, query) = (target.clone(), query.to_owned());
-            opening.spawn_local(async move { Reader::open(&target, transport, &query).await });
-            started += 1;
+    let mut open = Vec::with_capacity(requests.len());
+    let (mut opening, mut requests) = (JoinSet::new(), requests.fuse());
+    loop {
+        while opening.len() < CONNECTING
+            && let Some(request) = requests.next()
+        {
+            opening.spawn_local(async move { Reader::connect(address, &request).await });
         }
-        let opened = opening.join_next().await.context("no stream is being opened")?;
+        let Some(opened) = opening.join_next().await else { return Ok(open) };
         open.push(opened??);
         bar.inc(1);
     }
-    Ok(open)
-}
-
-fn body(due_us: u64, bytes: usize) -> Vec<u8> {
-    let mut data = format!("{{\"due\":{due_us},\"fill\":\"");
-    let fill = bytes.saturating_sub(data.len() + 2);
-    data.extend(std::iter::repeat_n('x', fill));
-    format!("{{\"kind\":\"bench\",\"data\":{data}\"}}}}").into_bytes()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
@@ -124,11 +129,14 @@ fn latency(figures: &mut Vec<(&'static str, f64)>, histogram: &Histogram<u64>) {
     figures.push(("latency max ms", float(histogram.max()) / 1000.0));
 }
 
-/// Many readers of one room.
+/// Many readers of one room, or of each of several.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "as on the command line")]
 pub struct Fanout {
     pub room: String,
+    /// How many rooms there are; publishers go round them.
+    pub rooms: usize,
+    /// Readers of each room.
     pub readers: usize,
     pub transport: Transport,
     pub publishers: usize,
@@ -142,12 +150,32 @@ impl Fanout {
     ///
     /// # Errors
     /// When the daemon refuses or breaks off.
-    pub async fn run(&self, target: &Target, bar: &ProgressBar) -> anyhow::Result<Report> {
-        let query = format!("rooms={}", self.room);
+    pub async fn run(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<Report> {
         let connecting = Instant::now();
-        let readers = open_all(target, self.transport, &query, self.readers, bar).await?;
+        let readers = self.open(speech, bar).await?;
         let connected = connecting.elapsed();
-        self.measure(target, readers, connected, bar).await
+        let count = float(readers.len() as u64);
+        let mut report = self.measure(speech, readers, bar).await?;
+        report.figures.insert(2, ("connects/s", count / connected.as_secs_f64().max(1e-9)));
+        Ok(report)
+    }
+
+    fn names(&self) -> Vec<String> {
+        if self.rooms == 1 {
+            return vec![self.room.clone()];
+        }
+        (0..self.rooms).map(|number| format!("{}-{number}", self.room)).collect()
+    }
+
+    /// Opens its readers' streams.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn open(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<Vec<Reader>> {
+        let names = self.names();
+        let requests = (0..names.len() * self.readers)
+            .map(|number| speech.stream(&names[number % names.len()], self.transport, None));
+        open_each(speech.address(), requests, bar).await
     }
 
     /// Measures with readers that are open already.
@@ -156,43 +184,19 @@ impl Fanout {
     /// When the daemon refuses or breaks off.
     pub async fn measure(
         &self,
-        target: &Target,
+        speech: &dyn Speech,
         readers: Vec<Reader>,
-        connected: Duration,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
         let tally = Tally::new()?;
-        let count = readers.len() as u64;
         for reader in readers {
             tokio::task::spawn_local(reader.count(Rc::clone(&tally), u64::MAX));
         }
-        let began = Instant::now();
-        tally.borrow_mut().began = began;
-        let expected = self.events * count;
+        let expected = self.events * self.readers as u64;
         bar.set_message("delivering");
         bar.set_length(expected);
-        let mut publishing = JoinSet::new();
-        let share = self.events / self.publishers.max(1) as u64;
-        for number in 0..self.publishers as u64 {
-            let events = if number == 0 { self.events - share * (self.publishers as u64 - 1) } else { share };
-            let mut publisher = Publisher::connect(target, &self.room, "memory").await?;
-            let (tally, bytes) = (Rc::clone(&tally), self.bytes);
-            let gap = self.rate.map(|rate| Duration::from_secs_f64(self.publishers as f64 / float(rate.max(1))));
-            publishing.spawn_local(async move {
-                for event in 0..events {
-                    let due = match gap {
-                        Some(gap) => {
-                            let due = began + gap.mul_f64(float(event) + float(number) / float(share.max(1)));
-                            sleep_until(due).await;
-                            u64::try_from((due - began).as_micros()).unwrap_or(u64::MAX)
-                        }
-                        None => tally.borrow().now_us(),
-                    };
-                    publisher.publish(&body(due, bytes)).await?;
-                }
-                anyhow::Ok(())
-            });
-        }
+        let mut publishing = self.publishers(speech, &tally).await?;
+        let began = tally.borrow().began;
         let published = async {
             while let Some(done) = publishing.join_next().await {
                 done??;
@@ -203,27 +207,64 @@ impl Fanout {
         published?;
         let tally = tally.borrow();
         let seconds = (tally.last - began).as_secs_f64();
+        let rooms = if self.rooms == 1 { "one room".to_owned() } else { format!("{} rooms", self.rooms) };
         let what = format!(
-            "fan-out: one room, {count} readers over {:?}, {} publishers, {} events of {} bytes of data{}",
+            "fan-out: {rooms}, {} readers each over {:?}, {} publishers, {} events of {} bytes of data{}",
+            self.readers,
             self.transport,
             self.publishers,
             self.events,
             self.bytes,
             self.rate.map_or(String::new(), |rate| format!(" at {rate}/s"))
         );
-        let mut figures = vec![
-            ("deliveries/s", float(tally.delivered) / seconds),
-            ("deliveries", float(tally.delivered)),
-            ("connects/s", float(count) / connected.as_secs_f64().max(1e-9)),
-        ];
+        let mut figures =
+            vec![("deliveries/s", float(tally.delivered) / seconds.max(1e-9)), ("deliveries", float(tally.delivered))];
         latency(&mut figures, &tally.latency_us);
-        let missing = expected.saturating_sub(tally.delivered);
-        Ok(Report { what, figures, wrong: missing.max(tally.lost) + tally.doubled })
+        Ok(Report { what, figures, wrong: tally.wrong(expected) })
+    }
+
+    /// Connects its publishers and lets them begin; the tally begins with them.
+    async fn publishers(
+        &self,
+        speech: &dyn Speech,
+        tally: &Rc<RefCell<Tally>>,
+    ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+        let requests: Vec<_> = self.names().iter().map(|name| speech.publish(name, "memory")).collect();
+        let mut connected = Vec::with_capacity(self.publishers);
+        for _ in 0..self.publishers {
+            connected.push(Publisher::open(speech.address(), &requests).await?);
+        }
+        let began = Instant::now();
+        tally.borrow_mut().began = began;
+        let (count, bytes) = (self.publishers as u64, self.bytes);
+        let gap = self.rate.map(|rate| Duration::from_secs_f64(1.0 / float(rate.max(1))));
+        let events = self.events;
+        let mut publishing = JoinSet::new();
+        for (first, mut publisher) in (0..).zip(connected) {
+            let (tally, requests) = (Rc::clone(tally), requests.clone());
+            publishing.spawn_local(async move {
+                // Each takes every so manieth event.
+                for event in (first..events).step_by(usize::try_from(count)?) {
+                    let due = match gap {
+                        Some(gap) => {
+                            let due = began + gap.mul_f64(float(event));
+                            sleep_until(due).await;
+                            u64::try_from((due - began).as_micros()).unwrap_or(u64::MAX)
+                        }
+                        None => tally.borrow().now_us(),
+                    };
+                    let which = usize::try_from(event)? % requests.len();
+                    publisher.publish_to(which, &requests[which].body(due, event + 1, bytes)).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        Ok(publishing)
     }
 }
 
 /// Waits until everything has come, or nothing comes any more.
-async fn settle(tally: &Rc<RefCell<Tally>>, expected: u64, bar: &ProgressBar) {
+pub(super) async fn settle(tally: &Rc<RefCell<Tally>>, expected: u64, bar: &ProgressBar) {
     let mut before = 0;
     let mut since = Instant::now();
     loop {
@@ -247,40 +288,56 @@ pub struct Replay {
     pub events: u64,
     pub runs: u64,
     pub bytes: usize,
+    /// Events in one publish.
+    pub batch: u64,
+    /// The room's number before its first event, where it is known without the server's answer.
+    pub after: Option<u64>,
 }
 
 impl Replay {
+    /// Publishes what it comes back for; the number of the last event before it.
+    ///
+    /// # Errors
+    /// When the daemon refuses or breaks off.
+    pub async fn fill(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<u64> {
+        bar.set_message("publishing");
+        bar.set_length(self.events);
+        bar.set_position(0);
+        let request = speech.publish(&self.room, "logged");
+        let mut publisher = Publisher::open(speech.address(), std::slice::from_ref(&request)).await?;
+        let (mut first, mut left) = (None, self.events);
+        while left > 0 {
+            let batch = left.min(self.batch.max(1));
+            left -= batch;
+            let answer = publisher.publish(&request.batch(usize::try_from(batch)?, self.bytes)).await?;
+            if first.is_none() {
+                first = serde_json::from_slice::<Value>(answer)?["first_seq"].as_u64();
+            }
+            bar.inc(batch);
+        }
+        self.after.or(first.map(|first| first - 1)).context("an answer without a seq")
+    }
+
     /// Measures, from the request to the last event.
     ///
     /// # Errors
     /// When the daemon refuses or breaks off.
-    pub async fn run(&self, target: &Target, bar: &ProgressBar) -> anyhow::Result<Report> {
-        bar.set_message("publishing");
-        bar.set_length(self.events);
-        let mut publisher = Publisher::connect(target, &self.room, "logged").await?;
-        let (mut first, mut left) = (None, self.events);
-        while left > 0 {
-            let batch: Vec<Vec<u8>> = (0..left.min(500)).map(|_| body(0, self.bytes)).collect();
-            left -= batch.len() as u64;
-            let joined = [b"[".as_slice(), &batch.join(&b','), b"]"].concat();
-            let answer: Value = serde_json::from_slice(publisher.publish(&joined).await?)?;
-            first = first.or(answer["first_seq"].as_u64());
-            bar.inc(batch.len() as u64);
-        }
-        let after = first.context("an answer without a seq")? - 1;
+    pub async fn run(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<Report> {
+        let after = self.fill(speech, bar).await?;
         bar.set_message("replaying");
         bar.set_length(self.runs);
         bar.set_position(0);
+        let request = speech.stream(&self.room, Transport::Sse, Some(after));
         let mut times = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3)?;
         let mut wrong = 0;
         for _ in 0..self.runs {
             let tally = Tally::new()?;
             let began = Instant::now();
-            let reader = Reader::open(target, Transport::Sse, &format!("rooms={}&after={after}", self.room)).await?;
+            let reader = Reader::connect(speech.address(), &request).await?;
             let counted = tokio::time::timeout(PATIENCE, reader.count(Rc::clone(&tally), self.events)).await;
             times.record(u64::try_from(began.elapsed().as_micros())?.max(1))?;
             let tally = tally.borrow();
-            wrong += tally.lost + tally.doubled + self.events.saturating_sub(tally.delivered);
+            wrong += tally.wrong(self.events);
             if counted.is_err() {
                 bail!("only {} of {} events came", tally.delivered, self.events);
             }
@@ -312,27 +369,45 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// Measures, from the first request to the last answer.
+    /// Measures, from the first request to the last answer. Each publisher has a room of its own.
     ///
     /// # Errors
     /// When the daemon refuses or breaks off.
-    pub async fn run(&self, target: &Target, bar: &ProgressBar) -> anyhow::Result<Report> {
+    pub async fn run(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<Report> {
+        let requests: Vec<_> =
+            (0..self.publishers).map(|number| speech.publish(&format!("{}:{number}", self.room), &self.ack)).collect();
+        let body = requests.first().context("no publishers")?.batch(self.batch, self.bytes);
+        self.measure(speech.address(), requests, body, bar).await
+    }
+
+    /// Measures what these requests take with this body.
+    ///
+    /// # Errors
+    /// When the daemon refuses or breaks off.
+    pub async fn measure(
+        &self,
+        address: SocketAddr,
+        requests: Vec<PublishRequest>,
+        body: Vec<u8>,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Report> {
         bar.set_message("publishing");
         bar.set_length(self.requests);
-        let one = body(0, self.bytes);
-        let request =
-            if self.batch == 1 { one } else { [b"[".as_slice(), &vec![one; self.batch].join(&b','), b"]"].concat() };
+        bar.set_position(0);
         let times = Rc::new(RefCell::new(Histogram::<u64>::new_with_bounds(1, 600_000_000, 3)?));
+        let mut connected = Vec::with_capacity(requests.len());
+        for request in &requests {
+            connected.push(Publisher::open(address, std::slice::from_ref(request)).await?);
+        }
+        let (publishers, share) = (requests.len() as u64, self.requests.div_ceil(requests.len().max(1) as u64));
         let began = Instant::now();
         let mut publishing = JoinSet::new();
-        let share = self.requests / self.publishers.max(1) as u64;
-        for number in 0..self.publishers {
-            let mut publisher = Publisher::connect(target, &format!("{}:{number}", self.room), &self.ack).await?;
-            let (request, times, bar) = (request.clone(), Rc::clone(&times), bar.clone());
+        for mut publisher in connected {
+            let (body, times, bar) = (body.clone(), Rc::clone(&times), bar.clone());
             publishing.spawn_local(async move {
                 for _ in 0..share {
                     let sent = Instant::now();
-                    publisher.publish(&request).await?;
+                    publisher.publish(&body).await?;
                     times.borrow_mut().record(u64::try_from(sent.elapsed().as_micros())?.max(1))?;
                     bar.inc(1);
                 }
@@ -343,10 +418,10 @@ impl Ingest {
             done??;
         }
         let seconds = began.elapsed().as_secs_f64();
-        let requests = share * self.publishers as u64;
+        let requests = share * publishers;
         let what = format!(
-            "ingest: {} publishers, {requests} requests of {} events of {} bytes of data, ack={}",
-            self.publishers, self.batch, self.bytes, self.ack
+            "ingest: {publishers} publishers, {requests} requests of {} events of {} bytes of data, ack={}",
+            self.batch, self.bytes, self.ack
         );
         let mut figures = vec![
             ("requests/s", float(requests) / seconds),

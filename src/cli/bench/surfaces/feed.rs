@@ -75,7 +75,7 @@ fn body(feed: Feed, turn: u64, wells: usize) -> Value {
 /// # Errors
 /// When it is refused, or the daemon breaks off.
 pub(super) async fn run(target: Target, feed: Feed, wells: usize, stop: Rc<Cell<bool>>) -> anyhow::Result<u64> {
-    let mut publisher = Publisher::post(&target, &path(feed)).await?;
+    let mut publisher = Publisher::open(target.address, &[target.post(&path(feed), "application/json")]).await?;
     // In the middle, so that as many come in a time as go into it.
     let mut ticks = interval_at(Instant::now() + period(feed) / 2, period(feed));
     // A daemon that is late is not hurried.

@@ -1,9 +1,8 @@
 //! `tidegate bench surfaces`: a crowd of dashboards on every surface at once, each at the rate of its document; how late what they are shown is, and what a client costs.
 //!
-//! [`kinds`] says what is measured, [`daemon`] is whom; [`feed`] publishes; [`stream`] and [`polling`] are the clients, which speak [`frames`] and count into a [`tally`]; [`report`] is what
+//! [`kinds`] says what is measured; [`feed`] publishes; [`stream`] and [`polling`] are the clients, which speak [`frames`] and count into a [`tally`]; [`report`] is what
 //! comes out. The clients know the wires only, and nothing of how the daemon makes what it sends.
 
-mod daemon;
 mod feed;
 mod frames;
 mod kinds;
@@ -22,13 +21,14 @@ use indicatif::ProgressBar;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
-use self::daemon::Daemon;
 use self::kinds::{Kind, Wire};
 use self::polling::Polling;
 use self::report::{Line, Memory, Report};
 use self::stream::{BUFFER_BYTES, Buffer, Stream};
 use self::tally::{SharedTally, Tally};
+use super::daemon::Daemon;
 use super::http::Target;
+use super::process::resident_bytes;
 use crate::edge::server::raise_open_files;
 
 /// Clients that connect at once.
@@ -105,14 +105,14 @@ async fn measure(arguments: &SurfacesArguments, running: Option<Target>, bar: &P
         Some(target) => (None, target),
         None => {
             bar.set_message("starting");
-            let own = tokio::task::spawn_blocking(Daemon::start).await??;
-            let target = Target { address: own.address, token: own.token.clone() };
+            let own = tokio::task::spawn_blocking(|| Daemon::start(&std::env::temp_dir(), &[], None)).await??;
+            let target = Target { token: own.token("bench")?, ..own.target() };
             (Some(own), target)
         }
     };
-    let pid = own.as_ref().map(Daemon::pid).or(arguments.pid);
+    let pid = own.as_ref().map(|own| own.process().pid()).or(arguments.pid);
     let kinds = Kind::ALL.into_iter().filter(|kind| arguments.only.is_empty() || arguments.only.contains(kind));
-    let resident = || pid.and_then(daemon::resident_bytes);
+    let resident = || pid.and_then(resident_bytes);
     let mut rows = Vec::new();
     let empty = resident();
     for kind in kinds {
@@ -171,7 +171,7 @@ async fn open_row(
     bar.set_message(kind.name());
     bar.set_length(clients as u64);
     bar.set_position(0);
-    let before = pid.and_then(daemon::resident_bytes);
+    let before = pid.and_then(resident_bytes);
     let tally = Tally::new(kind)?;
     let buffer: Buffer = Rc::new(RefCell::new(vec![0; BUFFER_BYTES]));
     let (mut opening, mut following, mut refused) = (JoinSet::new(), JoinSet::new(), None);
@@ -204,7 +204,7 @@ async fn open_row(
         }
     }
     sleep(REST).await;
-    let after = pid.and_then(daemon::resident_bytes);
+    let after = pid.and_then(resident_bytes);
     let memory_bytes = before.zip(after).map(|(before, after)| after.saturating_sub(before));
     Ok(Row { kind, clients, refused, memory_bytes, tally, _following: following })
 }
