@@ -31,12 +31,10 @@ async def follow_socket(socket: WebSocket, room: str) -> None:
 async def follow_stream(room: str) -> StreamingResponse:
     """The same as Server-Sent Events."""
     queue: asyncio.Queue[str] = asyncio.Queue()
+    streams[room].add(queue)
 
     async def events():
-        streams[room].add(queue)
         try:
-            # So that a reader knows that it is in.
-            yield ": open\n\n"
             while True:
                 yield await queue.get()
         finally:

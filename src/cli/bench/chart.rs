@@ -110,7 +110,8 @@ impl Ruler {
     fn powers(&self, digits: &[f64]) -> Vec<f64> {
         // As many decades as a figure can lie apart here.
         let (first, last) = (self.least.log10().floor(), self.most.log10().ceil());
-        let decades = std::iter::successors(Some(first), |decade| Some(decade + 1.0)).take_while(|decade| *decade <= last);
+        let decades =
+            std::iter::successors(Some(first), |decade| Some(decade + 1.0)).take_while(|decade| *decade <= last);
         let all = decades.flat_map(|decade| digits.iter().map(move |digit| digit * 10f64.powf(decade)));
         all.filter(|tick| *tick >= self.least * 0.9999 && *tick <= self.most * 1.0001).collect()
     }
@@ -263,7 +264,9 @@ mod tests {
     fn attributes(svg: &str, element: &str, name: &str) -> Vec<String> {
         let begin = format!("<{element} ");
         let elements = svg.lines().filter(|line| line.starts_with(&begin));
-        let value = |line: &str| line.split_once(&format!(" {name}=\"")).map(|(_, rest)| rest.split('"').next().unwrap_or("").to_owned());
+        let value = |line: &str| {
+            line.split_once(&format!(" {name}=\"")).map(|(_, rest)| rest.split('"').next().unwrap_or("").to_owned())
+        };
         elements.filter_map(value).collect()
     }
 

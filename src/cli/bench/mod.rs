@@ -1,12 +1,14 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
 //! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
-//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards.
+//! measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards.
 
+mod chart;
 pub mod daemon;
 mod floor;
 pub mod goals;
 pub mod http;
+mod plot;
 pub mod process;
 pub mod reader;
 pub mod rows;
@@ -23,6 +25,7 @@ use super::client::Server;
 use floor::FloorArguments;
 use goals::GoalsArguments;
 use http::Target;
+use plot::PlotArguments;
 use reader::Transport;
 use rows::{Fanout, Ingest, Replay, Report};
 use surfaces::SurfacesArguments;
@@ -48,6 +51,8 @@ enum Measurement {
     Surfaces(SurfacesArguments),
     /// All that is promised of tidegate's speed, measured beside a bare broadcaster on this machine
     Goals(GoalsArguments),
+    /// Pictures of what goals has measured with its sweeps
+    Plot(PlotArguments),
     /// The bare broadcaster
     #[command(hide = true)]
     Floor(FloorArguments),
@@ -131,6 +136,10 @@ pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     let row = match arguments.row {
         Measurement::Surfaces(surfaces) => return run_surfaces(surfaces, &arguments.server, arguments.json).await,
         Measurement::Goals(goals) => return goals::run(goals, arguments.json).await,
+        Measurement::Plot(plot) => {
+            let mut out = std::io::stdout();
+            return plot::run(&plot)?.iter().try_for_each(|file| Ok(writeln!(out, "{}", file.display())?));
+        }
         Measurement::Floor(floor) => return tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
         Measurement::Row(row) => row,
     };

@@ -106,10 +106,9 @@ mod tests {
     use super::*;
 
     fn swept(subject: &str, p99_ms: f64) -> Value {
-        let points = [10_000.0, 20_000.0].map(|asked| json!({ "asked_per_second": asked, "p50_ms": 1.0, "p99_ms": p99_ms }));
-        let memory = |transport: &str| {
-            json!({ "subject": subject, "transport": transport, "points": [{ "connections": 1000, "bytes": 5_242_880 }] })
-        };
+        let points =
+            [10_000.0, 20_000.0].map(|asked| json!({ "asked_per_second": asked, "p50_ms": 1.0, "p99_ms": p99_ms }));
+        let memory = |transport: &str| json!({ "subject": subject, "transport": transport, "points": [{ "connections": 1000, "bytes": 5_242_880 }] });
         json!({ "sweeps": {
             "latency": [{ "subject": subject, "points": points }],
             "memory": [memory("websocket"), memory("sse")],
@@ -130,7 +129,14 @@ mod tests {
 
     #[test]
     fn a_later_file_replaces_what_an_earlier_one_says() {
-        let all = series(&[swept("a", 3.0), swept("b", 4.0), swept("a", 5.0)], "latency", |_| true, "asked_per_second", "p99_ms", 1.0);
+        let all = series(
+            &[swept("a", 3.0), swept("b", 4.0), swept("a", 5.0)],
+            "latency",
+            |_| true,
+            "asked_per_second",
+            "p99_ms",
+            1.0,
+        );
         let read: Vec<_> = all.iter().map(|series| (series.name.as_str(), series.points[0].1)).collect();
         assert_eq!(read, [("a", 5.0), ("b", 4.0)]);
     }

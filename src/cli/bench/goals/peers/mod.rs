@@ -13,7 +13,8 @@ use std::rc::Rc;
 use anyhow::{Context, bail};
 
 use self::speech::{PeerSpeech, Wire};
-pub(super) use self::table::{Cell, Measured, Missing, Table};
+use self::table::{Cell, Measured};
+pub(super) use self::table::{Missing, Table};
 use super::row::{Beside, Outcome};
 use super::server::{Floor, Server, Subject};
 use super::{Bench, fan, ingest, memory};
@@ -50,7 +51,9 @@ pub(super) static PEERS: [Peer; 7] = [
 /// `all`, or a name.
 pub(super) fn peer_name(text: &str) -> Result<&'static str, String> {
     let names = || PEERS.iter().map(|peer| peer.name).chain(["all"]);
-    names().find(|name| *name == text).ok_or_else(|| format!("expected one of {}", names().collect::<Vec<_>>().join(", ")))
+    names()
+        .find(|name| *name == text)
+        .ok_or_else(|| format!("expected one of {}", names().collect::<Vec<_>>().join(", ")))
 }
 
 /// A server that is installed.
@@ -104,18 +107,18 @@ pub(super) fn find(names: &[&str], scripts: &Path) -> anyhow::Result<(Vec<Instal
 const ROWS: [&str; 6] = ["websocket", "publishers", "sse", "rooms", "memory", "ingest"];
 
 /// Measures a server in these rows; all without a name.
-pub(super) fn measure(bench: &Bench, peer: Installed, only: &[&str]) -> Measured {
+pub(super) fn measure(bench: &Bench, peer: &Installed, only: &[&str]) -> Measured {
     let mut cells = Vec::new();
     for row in ROWS.into_iter().filter(|row| only.is_empty() || only.contains(row)) {
         if bench.go_on().is_err() {
             break;
         }
         bench.bar.set_prefix(format!("{row} {}", peer.peer.name));
-        for cell in measure_row(bench, &peer, row) {
+        for cell in measure_row(bench, peer, row) {
             cells.push((row, cell.unwrap_or_else(|error| Cell::Failed(format!("{error:#}")))));
         }
     }
-    Measured { peer: peer.peer, version: peer.version, cells }
+    Measured { peer: peer.peer, version: peer.version.clone(), cells }
 }
 
 fn measure_row(bench: &Bench, peer: &Installed, row: &str) -> Vec<anyhow::Result<Cell>> {

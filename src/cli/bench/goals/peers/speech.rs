@@ -98,7 +98,6 @@ impl Speech for PeerSpeech {
             marks: PLAIN,
         };
         match (self.wire, transport) {
-            (Wire::Rooms, Transport::Sse) => StreamRequest { opened: Some(OPEN), ..plain },
             (Wire::Rooms | Wire::Nchan, _) => plain,
             (Wire::SocketIo, _) => StreamRequest {
                 head: get("/socket.io/?EIO=4&transport=websocket", headers),
@@ -130,9 +129,8 @@ impl Speech for PeerSpeech {
 
     // None of them can be asked how far an answer waits.
     fn publish(&self, room: &str, _ack: &str) -> PublishRequest {
-        let post = |path: &str, headers: &str| {
-            format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: ")
-        };
+        let post =
+            |path: &str, headers: &str| format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: ");
         let json = "Content-Type: application/json\r\n";
         let plain = |path: String| PublishRequest { head: post(&path, json), before: String::new(), behind: "" };
         match self.wire {
@@ -140,7 +138,10 @@ impl Speech for PeerSpeech {
             Wire::Nchan => plain(format!("/publish/{room}")),
             Wire::Centrifugo => PublishRequest {
                 // With the error mode a refusal is an answer of HTTP, too.
-                head: post("/api/publish", &format!("{json}X-API-Key: {SECRET}\r\nX-Centrifugo-Error-Mode: transport\r\n")),
+                head: post(
+                    "/api/publish",
+                    &format!("{json}X-API-Key: {SECRET}\r\nX-Centrifugo-Error-Mode: transport\r\n"),
+                ),
                 before: format!("{{\"channel\":{},\"data\":", json!(channel(room))),
                 behind: "}",
             },
@@ -157,8 +158,6 @@ impl Speech for PeerSpeech {
     }
 }
 
-/// What FastAPI's stream begins with, as a comment.
-const OPEN: &[u8] = b"open";
 /// The first message of a Centrifugo client.
 const CONNECTED: &[u8] = b"\"connect\":{";
 
@@ -167,7 +166,7 @@ mod tests {
     use std::rc::Rc;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::cli::bench::reader::{Reader, Tally};
@@ -210,8 +209,7 @@ mod tests {
             said.split_off(head + request.hello.len())
         };
         let client = async {
-            let stream = TcpStream::connect(address).await.unwrap();
-            let reader = Reader::open_over(stream, &request).await.unwrap();
+            let reader = Reader::connect(address, &request).await.unwrap();
             let tally = Tally::new().unwrap();
             reader.count(Rc::clone(&tally), u64::MAX).await;
             let tally = tally.borrow();
@@ -224,7 +222,10 @@ mod tests {
     async fn check(wire: Wire, transport: Transport, opening: Vec<u8>, message: impl Fn(&str) -> Vec<u8>) {
         let speech = speech(wire);
         let data = |number: u64| {
-            String::from_utf8(PublishRequest { head: String::new(), before: String::new(), behind: "" }.body(5, number, 60)).unwrap()
+            String::from_utf8(
+                PublishRequest { head: String::new(), before: String::new(), behind: "" }.body(5, number, 60),
+            )
+            .unwrap()
         };
         let events = |numbers: &[u64]| numbers.iter().flat_map(|number| message(&data(*number))).collect::<Vec<u8>>();
         let request = || speech.stream("bench:one", transport, None);
@@ -258,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn fastapi_s_events_are_in_chunks() {
-        check(Wire::Rooms, Transport::Sse, chunk(": open\n\n"), |data| chunk(&format!("data: {data}\n\n"))).await;
+        check(Wire::Rooms, Transport::Sse, Vec::new(), |data| chunk(&format!("data: {data}\n\n"))).await;
     }
 
     #[tokio::test]
