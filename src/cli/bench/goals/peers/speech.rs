@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use anyhow::anyhow;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -59,9 +58,8 @@ impl PeerSpeech {
     /// What a Centrifugo client says first. A channel's name has no colon, which would begin a namespace.
     fn connect(&self, room: &str) -> Value {
         let claims = json!({ "sub": "bench", "channels": [channel(room)] });
-        // It was signed with this secret when this began.
-        let token = self.mint.sign(&claims).map_err(|error| anyhow!("{error}"));
-        json!({ "token": token.unwrap_or_default() })
+        // It could be signed with this secret when this began.
+        json!({ "token": self.mint.sign(&claims).unwrap_or_default() })
     }
 }
 
