@@ -12,7 +12,7 @@ use super::peers::Installed;
 use super::report::{aligned, figure};
 use super::server::{Floor, Subject, Tidegate};
 use crate::cli::bench::reader::Transport;
-use crate::cli::bench::rows::{Fanout, open_all};
+use crate::cli::bench::rows::{Fanout, open_each};
 
 /// Their names, for `--only`.
 pub(super) const NAMES: [&str; 2] = ["sweep-latency", "sweep-memory"];
@@ -159,13 +159,13 @@ fn weigh(bench: &Bench, subject: &dyn Subject, transport: Transport) -> anyhow::
     let server = subject.start(bench)?;
     bench.run(async {
         let speech = server.speech();
-        let stream = |room: &'static str| move |_| speech.stream(room, transport, None);
-        let _warm = open_all(speech.address(), (0..WARM).map(stream("warm")), &bench.bar).await?;
+        let stream = |room: &str| speech.stream(room, transport, None);
+        let _warm = open_each(speech.address(), (0..WARM).map(|_| stream("warm")), &bench.bar).await?;
         let before = rested(&server).await?;
         let (mut open, mut points) = (Vec::new(), Vec::new());
         for count in connections(bench) {
             let more = count.saturating_sub(open.len());
-            open.extend(open_all(speech.address(), (0..more).map(stream("idle")), &bench.bar).await?);
+            open.extend(open_each(speech.address(), (0..more).map(|_| stream("idle")), &bench.bar).await?);
             points.push((count, rested(&server).await? as f64 - before as f64));
         }
         Ok(points)
