@@ -40,12 +40,15 @@ struct Load {
     wrong: u64,
 }
 
+/// Connections, and what they weigh in bytes beyond what there is without them.
+type Weights = Vec<(usize, f64)>;
+
 /// What came of it.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
     latency: Vec<(String, Vec<Load>)>,
-    /// By subject and transport: connections, and bytes beyond those without.
-    memory: Vec<(String, Transport, Vec<(usize, f64)>)>,
+    /// By subject and transport.
+    memory: Vec<(String, Transport, Weights)>,
     /// What broke off, and why.
     failed: Vec<String>,
 }
@@ -155,7 +158,7 @@ fn load(bench: &Bench, subject: &dyn Subject, asked: u64) -> anyhow::Result<Load
     Ok(Load { asked, reached: run.rate, p50_ms: run.p50_ms, p99_ms: run.p99_ms, wrong: run.wrong })
 }
 
-fn weigh(bench: &Bench, subject: &dyn Subject, transport: Transport) -> anyhow::Result<Vec<(usize, f64)>> {
+fn weigh(bench: &Bench, subject: &dyn Subject, transport: Transport) -> anyhow::Result<Weights> {
     let server = subject.start(bench)?;
     bench.run(async {
         let speech = server.speech();

@@ -206,7 +206,8 @@ mod tests {
         let all = install.lines().find_map(|line| line.strip_prefix("all=(")).unwrap().trim_end_matches(')');
         let mut theirs: Vec<&str> = all.split(' ').collect();
         let mut ours: Vec<&str> = PEERS.iter().map(|peer| peer.name).collect();
-        (theirs.sort_unstable(), ours.sort_unstable());
+        theirs.sort_unstable();
+        ours.sort_unstable();
         assert_eq!(ours, theirs);
         assert!(peer_name("nobody").unwrap_err().contains("nchan"));
         assert_eq!(peer_name("all"), Ok("all"));
