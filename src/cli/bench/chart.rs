@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 880.0;
+const WIDTH: f64 = 930.0;
 const HEIGHT: f64 = 460.0;
 /// Where the axes are.
 const LEFT: f64 = 84.0;
@@ -42,6 +42,8 @@ pub(super) struct Axis {
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     pub(super) name: String,
+    /// Which colour it has; the same in all charts that have it.
+    pub(super) look: usize,
     /// In the order of `x`.
     pub(super) points: Vec<(f64, f64)>,
 }
@@ -185,8 +187,8 @@ impl Chart {
         writeln!(svg, "<text x=\"{LEFT}\" y=\"30\" font-size=\"16\" font-weight=\"600\">{title}</text>")?;
         self.axes(svg, x, y)?;
         // The first one lies on top.
-        for (number, series) in self.series.iter().enumerate().rev() {
-            self.line(svg, number, series, x, y)?;
+        for series in self.series.iter().rev() {
+            self.line(svg, series, x, y)?;
         }
         self.legend(svg)?;
         writeln!(svg, "</svg>")
@@ -213,10 +215,10 @@ impl Chart {
         )
     }
 
-    fn line(&self, svg: &mut String, number: usize, series: &Series, x: &Ruler, y: &Ruler) -> std::fmt::Result {
+    fn line(&self, svg: &mut String, series: &Series, x: &Ruler, y: &Ruler) -> std::fmt::Result {
         let places: Vec<(f64, f64)> = series.shown(self).map(|(at, figure)| (x.place(at), y.place(figure))).collect();
         let points: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-        let (colour, dashes) = look(number);
+        let (colour, dashes) = look(series.look);
         let points = points.join(" ");
         writeln!(svg, "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dashes}/>")?;
         for (x, y) in places {
@@ -227,8 +229,8 @@ impl Chart {
 
     fn legend(&self, svg: &mut String) -> std::fmt::Result {
         let mut at = TOP + 8.0;
-        for (number, series) in self.series.iter().enumerate() {
-            let (colour, dashes) = look(number);
+        for series in &self.series {
+            let (colour, dashes) = look(series.look);
             let (from, to, name) = (RIGHT + 20.0, RIGHT + 46.0, escape(&series.name));
             writeln!(svg, "<path d=\"M{from} {at:.1}H{to}\" stroke=\"{colour}\" stroke-width=\"2.5\"{dashes}/>")?;
             writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{name}</text>", to + 8.0, at + 4.5)?;
@@ -251,7 +253,11 @@ mod tests {
     }
 
     fn chart(scale: Scale, series: &[(&str, &[(f64, f64)])]) -> Chart {
-        let series = series.iter().map(|(name, points)| Series { name: (*name).to_owned(), points: points.to_vec() });
+        let series = series.iter().enumerate().map(|(look, (name, points))| Series {
+            name: (*name).to_owned(),
+            look,
+            points: points.to_vec(),
+        });
         Chart {
             title: "a <b>".to_owned(),
             x: axis("load, /s", scale),

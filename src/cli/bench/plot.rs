@@ -53,8 +53,9 @@ pub(super) fn write(documents: &[Value], directory: &Path) -> anyhow::Result<Vec
 }
 
 fn charts(documents: &[Value]) -> [(&'static str, Chart); 4] {
+    let readers = swept(documents, "latency").find_map(|line| line["readers"].as_u64()).unwrap_or_default();
     let latency = |quantile: &str, key: &str| Chart {
-        title: format!("Latency against load: {quantile}, one room, 1,000 WebSockets"),
+        title: format!("Latency against load: {quantile}, one room with {readers} WebSockets"),
         x: Axis { label: "deliveries a second that were asked for".to_owned(), scale: Scale::Log },
         y: Axis { label: format!("{quantile} from the moment an event was due, ms"), scale: Scale::Log },
         series: series(documents, "latency", |_| true, "asked_per_second", key, 1.0),
@@ -76,27 +77,36 @@ fn charts(documents: &[Value]) -> [(&'static str, Chart); 4] {
     ]
 }
 
-/// The lines of a sweep, each subject once, in the order in which they are first named.
+/// All lines of a sweep, in all documents.
+fn swept<'d>(documents: &'d [Value], sweep: &'static str) -> impl Iterator<Item = &'d Value> {
+    documents.iter().filter_map(move |document| document["sweeps"][sweep].as_array()).flatten()
+}
+
+/// Who is in any sweep, in the order in which they are first named.
+fn subjects(documents: &[Value]) -> Vec<&str> {
+    let mut names = Vec::new();
+    for line in ["latency", "memory"].into_iter().flat_map(|sweep| swept(documents, sweep)) {
+        names.extend(line["subject"].as_str().filter(|name| !names.contains(name)));
+    }
+    names
+}
+
+/// The lines of a sweep, each subject once.
 fn series(
     documents: &[Value],
-    sweep: &str,
+    sweep: &'static str,
     wanted: impl Fn(&Value) -> bool,
     x: &str,
     y: &str,
     unit: f64,
 ) -> Vec<Series> {
-    let mut all: Vec<Series> = Vec::new();
-    let lines = documents.iter().filter_map(|document| document["sweeps"][sweep].as_array()).flatten();
-    for line in lines.filter(|line| wanted(line)) {
+    let series = subjects(documents).into_iter().enumerate().filter_map(|(look, name)| {
+        let line = swept(documents, sweep).filter(|line| line["subject"] == name && wanted(line)).last()?;
         let point = |point: &Value| Some((point[x].as_f64()?, point[y].as_f64()? / unit));
-        let points: Vec<(f64, f64)> = line["points"].as_array().into_iter().flatten().filter_map(point).collect();
-        let Some(name) = line["subject"].as_str() else { continue };
-        match all.iter_mut().find(|series| series.name == name) {
-            Some(series) => series.points = points,
-            None => all.push(Series { name: name.to_owned(), points }),
-        }
-    }
-    all
+        let points = line["points"].as_array()?.iter().filter_map(point).collect();
+        Some(Series { name: name.to_owned(), look, points })
+    });
+    series.collect()
 }
 
 #[cfg(test)]
@@ -105,12 +115,12 @@ mod tests {
 
     use super::*;
 
-    fn swept(subject: &str, p99_ms: f64) -> Value {
+    fn document(subject: &str, p99_ms: f64) -> Value {
         let points =
             [10_000.0, 20_000.0].map(|asked| json!({ "asked_per_second": asked, "p50_ms": 1.0, "p99_ms": p99_ms }));
         let memory = |transport: &str| json!({ "subject": subject, "transport": transport, "points": [{ "connections": 1000, "bytes": 5_242_880 }] });
         json!({ "sweeps": {
-            "latency": [{ "subject": subject, "points": points }],
+            "latency": [{ "subject": subject, "readers": 7, "points": points }],
             "memory": [memory("websocket"), memory("sse")],
         } })
     }
@@ -118,7 +128,8 @@ mod tests {
     #[test]
     fn each_sweep_becomes_its_pictures() {
         let directory = tempfile::tempdir().unwrap();
-        let written = write(&[swept("tidegate", 3.0), swept("floor", 2.0)], directory.path()).unwrap();
+        let written = write(&[document("tidegate", 3.0), document("floor", 2.0)], directory.path()).unwrap();
+        assert!(fs::read_to_string(&written[0]).unwrap().contains("one room with 7 WebSockets"));
         let names: Vec<_> = written.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["latency-p50.svg", "latency-p99.svg", "memory-websocket.svg", "memory-sse.svg"]);
         for file in written {
@@ -130,7 +141,7 @@ mod tests {
     #[test]
     fn a_later_file_replaces_what_an_earlier_one_says() {
         let all = series(
-            &[swept("a", 3.0), swept("b", 4.0), swept("a", 5.0)],
+            &[document("a", 3.0), document("b", 4.0), document("a", 5.0)],
             "latency",
             |_| true,
             "asked_per_second",
@@ -142,8 +153,22 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_looks_the_same_in_every_picture() {
+        let mut beside = document("b", 2.0);
+        // It has no latency, so in that picture there is one line less.
+        beside["sweeps"]["latency"] = json!([]);
+        let [(_, latency), .., (_, memory)] = charts(&[document("a", 1.0), beside, document("c", 3.0)]);
+        let looks =
+            |chart: &Chart| chart.series.iter().map(|series| (series.name.clone(), series.look)).collect::<Vec<_>>();
+        let named =
+            |names: &[(&str, usize)]| names.iter().map(|(name, look)| ((*name).to_owned(), *look)).collect::<Vec<_>>();
+        assert_eq!(looks(&latency), named(&[("a", 0), ("c", 1)]));
+        assert_eq!(looks(&memory), named(&[("a", 0), ("c", 1), ("b", 2)]));
+    }
+
+    #[test]
     fn memory_is_told_by_transport_and_in_mebibytes() {
-        let [.., (_, chart), _] = charts(&[swept("a", 1.0)]);
+        let [.., (_, chart), _] = charts(&[document("a", 1.0)]);
         assert_eq!(chart.series.len(), 1);
         assert_eq!(chart.series[0].points, [(1000.0, 5.0)]);
     }

@@ -344,9 +344,8 @@ fn measure(bench: &Bench, only: &[&str], beside: &BesideArguments) -> anyhow::Re
         let outcome: Result<Outcome, String> = (row.run)(bench).map_err(|error| format!("{error:#}"));
         report.lines.push(Line { row, outcome, seconds: began.elapsed().as_secs_f64() });
     }
-    let rows: Vec<&str> = only.iter().copied().filter(|name| !sweep::NAMES.contains(name)).collect();
-    if !beside.peers.is_empty() && (only.is_empty() || !rows.is_empty()) {
-        report.peers = Some(beside_it(bench, &report.lines, &installed, missing, &rows));
+    if !beside.peers.is_empty() {
+        report.peers = Some(beside_it(bench, &report.lines, &installed, missing, only));
     }
     let sweeps: Vec<&str> = sweep::NAMES
         .into_iter()

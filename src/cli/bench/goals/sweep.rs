@@ -47,6 +47,8 @@ type Weights = Vec<(usize, f64)>;
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
     latency: Vec<(String, Vec<Load>)>,
+    /// Of the room in it.
+    readers: usize,
     /// By subject and transport.
     memory: Vec<(String, Transport, Weights)>,
     /// What broke off, and why.
@@ -71,7 +73,7 @@ pub(super) fn run(bench: &Bench, names: &[&str], peers: &[Installed]) -> Sweeps 
     let peers =
         peers.iter().map(|peer| Swept { title: peer.peer.title, transports: peer.peer.transports, subject: peer });
     subjects.extend(peers);
-    let mut sweeps = Sweeps::default();
+    let mut sweeps = Sweeps { readers: one_room(bench, Transport::WebSocket).readers, ..Sweeps::default() };
     for swept in &subjects {
         if names.contains(&NAMES[0]) && swept.transports.contains(&Transport::WebSocket) {
             sweeps.load(bench, swept);
@@ -127,7 +129,7 @@ impl Sweeps {
             })
         };
         let latency = self.latency.iter().map(
-            |(subject, loads)| json!({ "subject": subject, "points": loads.iter().map(load).collect::<Vec<_>>() }),
+            |(subject, loads)| json!({ "subject": subject, "readers": self.readers, "points": loads.iter().map(load).collect::<Vec<_>>() }),
         );
         let memory = self.memory.iter().map(|(subject, transport, points)| {
             let points: Vec<Value> =
@@ -215,6 +217,7 @@ mod tests {
         let sweeps = Sweeps {
             latency: vec![("tidegate".to_owned(), vec![load; 2])],
             memory: vec![("floor".to_owned(), Transport::Sse, vec![(1000, 2_097_152.0)])],
+            readers: 1000,
             failed: vec!["no reason".to_owned()],
         };
         let text = sweeps.to_string();
