@@ -10,14 +10,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use hdrhistogram::Histogram;
 use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::http::{Marks, StreamRequest, Target};
+use super::http::{Marks, StreamRequest, Target, connect};
 
 /// Bytes taken at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -121,8 +121,7 @@ impl Reader {
     /// # Errors
     /// When it is refused.
     pub async fn connect(address: SocketAddr, request: &StreamRequest) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?;
-        stream.set_nodelay(true)?;
+        let mut stream = connect(address).await?;
         stream.write_all(request.head.as_bytes()).await?;
         let mut head = Vec::with_capacity(512);
         let end = loop {
