@@ -1,4 +1,5 @@
-//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost little beside what is measured.
+//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost
+//! little beside what is measured.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It ends, and its directory goes,
-//! when it is dropped.
+//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It
+//! ends, and its directory goes, when it is dropped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

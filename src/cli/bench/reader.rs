@@ -1,7 +1,7 @@
 //! A reader that counts: opens a stream, takes what comes, checks the sequence, notes how late it is.
 //!
-//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number stands where the one before had
-//! it.
+//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number
+//! stands where the one before had it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
