@@ -1,5 +1,5 @@
-//! A chart of lines as SVG, for documents: axes with ticks and units, a legend, and a white ground, so that it is read in the dark as well as in the light. No more than the plots of `goals` need, which is
-//! less than a library for plots would bring into the daemon's program.
+//! A chart of lines as SVG, for documents: axes with ticks and units, a legend, and a white ground, so that it is read in the dark as well as in the light. No more than the plots
+//! of `goals` need, which is less than a library for plots would bring into the daemon's program.
 
 use std::fmt::Write;
 

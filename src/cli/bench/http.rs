@@ -1,7 +1,9 @@
-//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost little beside what is measured.
+//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost
+//! little beside what is measured.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use memchr::memmem;
@@ -9,6 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::reader::Transport;
+
+/// A server of this machine that takes longer to be connected to does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a reader sends, and how it knows an event in what comes.
 #[derive(Debug, Clone)]
@@ -189,6 +194,25 @@ impl Speech for Target {
     }
 }
 
+/// Connects.
+///
+/// # Errors
+/// When nobody answers.
+pub(super) async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = if address.ip().is_loopback() {
+        // On this machine the handshake is over before the call returns: to wait for it as for any other would only cost the client two turns.
+        let connected = std::net::TcpStream::connect_timeout(&address, PATIENCE).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            TcpStream::from_std(stream)
+        });
+        connected.with_context(|| format!("nothing answers at {address}"))?
+    } else {
+        TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A connection that publishes.
 #[derive(Debug)]
 pub struct Publisher {
@@ -212,8 +236,7 @@ impl Publisher {
     /// # Errors
     /// When nobody answers.
     pub async fn open(address: SocketAddr, requests: &[PublishRequest]) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?;
-        stream.set_nodelay(true)?;
+        let stream = connect(address).await?;
         let heads = requests.iter().map(|request| request.head.clone()).collect();
         Ok(Self { stream, heads, buffer: Vec::with_capacity(4096), request: Vec::new() })
     }

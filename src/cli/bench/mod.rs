@@ -1,7 +1,7 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
-//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
-//! measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards.
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the
+//! bare broadcaster. [`goals`] measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards.
 
 mod chart;
 pub mod daemon;

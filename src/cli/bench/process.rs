@@ -1,5 +1,5 @@
-//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It ends, and its directory goes,
-//! when it is dropped.
+//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It
+//! ends, and its directory goes, when it is dropped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -196,7 +196,8 @@ fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     Ok((user + system) / TICKS_PER_SECOND)
 }
 
-/// What the kernel says of a process behind its name, which may have anything in it: its state, its parent, … The 12th and 13th are user and system time, the 20th is when it was started.
+/// What the kernel says of a process behind its name, which may have anything in it: its state, its parent, … The 12th and 13th are user and system time, the 20th is when it was
+/// started.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, behind) = stat.rsplit_once(')')?;

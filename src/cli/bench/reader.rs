@@ -1,7 +1,7 @@
 //! A reader that counts: opens a stream, takes what comes, checks the sequence, notes how late it is.
 //!
-//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number stands where the one before had
-//! it.
+//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number
+//! stands where the one before had it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use hdrhistogram::Histogram;
 use memchr::memmem;
 use smallvec::{SmallVec, smallvec};
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::http::{Marks, StreamRequest, Target, masked, masked_text};
+use super::http::{Marks, StreamRequest, Target, connect, masked, masked_text};
 
 /// Bytes taken at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -158,8 +158,7 @@ impl Reader {
     /// # Errors
     /// When it is refused.
     pub async fn connect(address: SocketAddr, request: &StreamRequest) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?;
-        stream.set_nodelay(true)?;
+        let mut stream = connect(address).await?;
         stream.write_all(request.head.as_bytes()).await?;
         let mut head = Vec::with_capacity(512);
         let end = loop {

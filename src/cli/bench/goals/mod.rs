@@ -1,7 +1,8 @@
 //! `tidegate bench goals`: every row of the table of goals, each measured against a floor that runs before and after it, with every reader's sequence checked.
 //!
-//! A file for each family of rows: [`fan`], [`connect`], [`memory`], [`replay`], [`storm`], [`ingest`], [`stalled`], [`parts`] (in this process, by [`chain`] and [`disk`]). [`row`] is what a row is and how
-//! runs are compared, [`server`] who is measured, [`peers`] are other servers beside it, [`sweep`] is what plots are drawn from, [`report`] what comes out. They know the wires only, and the settings that they say.
+//! A file for each family of rows: [`fan`], [`connect`], [`memory`], [`replay`], [`storm`], [`ingest`], [`stalled`], [`parts`] (in this process, by [`chain`] and [`disk`]).
+//! [`row`] is what a row is and how runs are compared, [`server`] who is measured, [`peers`] are other servers beside it, [`sweep`] is what plots are drawn from, [`report`] what
+//! comes out. They know the wires only, and the settings that they say.
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 pub mod chain;

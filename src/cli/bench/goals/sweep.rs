@@ -1,4 +1,5 @@
-//! What the plots are drawn from: latency against load, and memory against connections, of the floor, of tidegate, and of other servers where they are wanted. Not rows of the table: they have no goals.
+//! What the plots are drawn from: latency against load, and memory against connections, of the floor, of tidegate, and of other servers where they are wanted. Not rows of the
+//! table: they have no goals.
 
 use std::fmt;
 use std::time::Duration;

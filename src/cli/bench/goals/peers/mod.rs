@@ -1,4 +1,5 @@
-//! Other servers beside tidegate: who they are, which of them are installed (by the scripts in `benches/peers`), and the rows of the table that they can be measured by, each between runs of the floor.
+//! Other servers beside tidegate: who they are, which of them are installed (by the scripts in `benches/peers`), and the rows of the table that they can be measured by, each
+//! between runs of the floor.
 //!
 //! [`speech`] is how each is spoken to, [`table`] what comes out. What one of them loses, or cannot do, is shown.
 

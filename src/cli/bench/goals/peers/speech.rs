@@ -1,4 +1,5 @@
-//! How each other server is spoken to: what opens a stream of a room, what publishes to it, and how an event is known in what comes. Where a server gives events no numbers, they are the publisher's.
+//! How each other server is spoken to: what opens a stream of a room, what publishes to it, and how an event is known in what comes. Where a server gives events no numbers, they
+//! are the publisher's.
 
 use std::net::SocketAddr;
 
@@ -269,7 +270,10 @@ mod tests {
 
     #[tokio::test]
     async fn centrifugo_s_events_are_publications() {
-        let connect = r#"{"connect":{"client":"c4c7c2c8-12f7-45b1-b3c0-d18c0485b8e9","version":"0.0.0","subs":{"r1":{}},"ping":25,"session":"2131c138-c7f2-4487-807f-a44158699844"}}"#;
+        let connect = concat!(
+            r#"{"connect":{"client":"c4c7c2c8-12f7-45b1-b3c0-d18c0485b8e9","version":"0.0.0","#,
+            r#""subs":{"r1":{}},"ping":25,"session":"2131c138-c7f2-4487-807f-a44158699844"}}"#
+        );
         let event = |data: &str| format!(r#"{{"channel":"bench_one","pub":{{"data":{data},"offset":1}}}}"#);
         check(Wire::Centrifugo, Transport::WebSocket, frame(connect), |data| frame(&event(data))).await;
         let opening = [chunk("\r\n"), chunk(&format!("data: {connect}\n\n"))].concat();
