@@ -152,9 +152,9 @@ impl App {
             audit,
             census,
         });
-        let router = edge::native::router(edge.clone());
+        let api = edge::way_in::api(edge.clone());
         let server =
-            server::start(listeners, router, limits, edge.guards.clone(), tls.clone()).map_err(StartError::Serve)?;
+            server::start(listeners, api, limits, edge.guards.clone(), tls.clone()).map_err(StartError::Serve)?;
         Ok(Self {
             address,
             token,

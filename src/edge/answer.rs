@@ -5,7 +5,6 @@ use std::fmt::{Display, Write as _};
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -84,15 +83,18 @@ fn opaque(tag: &str) -> &str {
     tag.strip_prefix("W/").unwrap_or(tag)
 }
 
-/// Packs with gzip what has a tag, where the client takes that and it is worth it.
-pub(super) async fn pack(request: Request, next: Next) -> Response {
-    let wanted = request.method() == Method::GET && packing::wanted(request.headers());
-    let response = next.run(request).await;
+/// Whether the answer of a request may be packed.
+pub(super) fn may_be_packed(request: &Request) -> bool {
+    request.method() == Method::GET && packing::wanted(request.headers())
+}
+
+/// Packs with gzip what has a tag, where it is worth it.
+pub(super) async fn pack(response: Response) -> Response {
     let headers = response.headers();
     let is_tagged = headers.contains_key(header::ETAG) && !headers.contains_key(header::CONTENT_ENCODING);
     // It is in memory as a whole, so its length is known.
     let length = response.body().size_hint().exact().unwrap_or(0);
-    if !wanted || !is_tagged || length == 0 {
+    if !is_tagged || length == 0 {
         return response;
     }
     let (mut parts, body) = response.into_parts();

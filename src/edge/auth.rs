@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::middleware::Next;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use super::caller::Caller;
@@ -41,12 +40,12 @@ enum Credential<'r> {
     None,
 }
 
-/// Lets a request through, or not.
-pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+/// Lets a request through, or answers it.
+pub(super) async fn admit(edge: &Edge, mut request: Request) -> Result<(Request, Noted), Response> {
     if let Err(problem) = wellformed::check(&request) {
-        return problem.into_response();
+        return Err(problem.into_response());
     }
-    let ip = client_ip(&edge, &request);
+    let ip = client_ip(edge, &request);
     request.extensions_mut().insert(ClientIp(ip));
     let path = request.uri().path();
     let is_open = OPEN.contains(&path)
@@ -56,35 +55,41 @@ pub(super) async fn guard(State(edge): State<Edge>, mut request: Request, next: 
     // Its token says who comes, and not by what it is anywhere else.
     let is_open = is_open || path == RECONNECT;
     if is_open {
-        return next.run(request).await;
+        return Ok((request, Noted(None)));
     }
     // Every request comes by a socket.
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer { address: None, tls: false });
-    let shown = shown(&edge, &request);
+    let shown = shown(edge, &request);
     let kill = request.extensions().get::<Kill>().cloned().unwrap_or_default();
-    let caller = match identify(&edge, shown, peer, kill.clone(), ip).await {
+    let caller = match identify(edge, shown, peer, kill.clone(), ip).await {
         Ok(caller) => caller,
         Err(_) if metrics::is_public(&edge.settings(), &request) => {
             Caller::anybody(ip, peer, kill, metrics::public_rooms())
         }
-        Err(problem) => return turn_away(&edge, request, ip, problem).await,
+        Err(problem) => return Err(turn_away(edge, request, ip, problem).await),
     };
-    let noted = (caller.clone(), request.method().clone(), request.uri().path().to_owned());
+    let noted = (caller.clone(), request.method().clone(), request.uri().clone());
     request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
-    if response.status() == StatusCode::FORBIDDEN {
+    Ok((request, Noted(Some(noted))))
+}
+
+/// Who was let through and what it asked for, to be written down where the answer is that it may not. Empty where nobody had to show who it is.
+pub(super) struct Noted(Option<(Caller, Method, Uri)>);
+
+impl Noted {
+    /// Writes down a refusal for want of rights.
+    pub(super) fn answered(self, edge: &Edge, response: &Response) {
+        let Some((caller, method, uri)) = self.0.filter(|_| response.status() == StatusCode::FORBIDDEN) else { return };
         record::request_refused("forbidden");
-        let (caller, method, path) = noted;
         let entry = Entry {
             method: Some(method.to_string()),
-            path: Some(path),
+            path: Some(uri.path().to_owned()),
             status: Some(403),
             reason: Some("forbidden".to_owned()),
             ..caller.entry("refused")
         };
         edge.audit.note(entry);
     }
-    response
 }
 
 /// The address that counts for limits; in every request, also where the door is open.

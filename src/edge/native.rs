@@ -2,25 +2,18 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware;
+use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::caller::Caller;
 use super::problem::Problem;
-use super::surfaces::{self, refusals};
-use super::{
-    Edge, answer, auth, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks,
-    stream,
-};
+use super::surfaces;
+use super::{Edge, body, connections, history, login, openapi, page, pipelines, probes, publish, rooms, sinks, stream};
 use crate::event::RoomName;
 
-/// All routes, with the door in front.
-pub fn router(edge: Edge) -> Router {
-    let cors = cors(&edge);
+/// All routes. What stands before them is in [`way_in`](super::way_in).
+pub(super) fn router(edge: Edge) -> Router {
     Router::new()
         .route("/", get(page::show))
         .route("/livez", get(probes::livez))
@@ -51,35 +44,7 @@ pub fn router(edge: Edge) -> Router {
             Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         .fallback(|| async { Problem::not_found("there is nothing here") })
-        .layer(middleware::from_fn(answer::pack))
-        .layer(middleware::from_fn_with_state(edge.clone(), auth::guard))
-        .layer(middleware::from_fn_with_state(edge.clone(), refusals::dress))
-        .layer(cors)
-        .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a request's handler panicked");
-            Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the daemon made a mistake")
-                .into_response()
-        }))
         .with_state(edge)
-}
-
-fn cors(edge: &Edge) -> CorsLayer {
-    // Looked up at each request, because the settings may be read again.
-    let edge = edge.clone();
-    let allowed = move |origin: &HeaderValue, _: &axum::http::request::Parts| {
-        edge.settings().cors_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
-    };
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(allowed))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            header::IF_NONE_MATCH,
-            HeaderName::from_static("last-event-id"),
-        ])
-        .expose_headers([header::RETRY_AFTER, header::ETAG, HeaderName::from_static("x-reconnect-token")])
-        .allow_credentials(true)
 }
 
 /// `/v1/rooms/{room}`, `/v1/rooms/{room}/events` and `/v1/rooms/{room}/state`. A room's name may hold slashes, so the path is taken apart here, before it is decoded: an

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -28,6 +27,7 @@ use tower_service::Service;
 use super::listen::Listener;
 use super::socket::{Socket, Wire};
 use super::tls::Tls;
+use super::way_in::Api;
 use crate::engine::connections::profile::Kill;
 use crate::limits::places::{Place as IpPlace, Places};
 use crate::limits::{Guards, client};
@@ -108,7 +108,7 @@ pub struct Server {
 /// What every socket is served with.
 struct Serving {
     gate: Gate,
-    router: Router,
+    api: Api,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     tls: Option<Tls>,
@@ -123,7 +123,7 @@ struct Serving {
 /// Where a listener cannot be used.
 pub fn start(
     listeners: Vec<Listener>,
-    router: Router,
+    api: Api,
     limits: &Limits,
     guards: Guards,
     tls: Option<Tls>,
@@ -131,7 +131,7 @@ pub fn start(
     let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
     let serving = Arc::new(Serving {
         gate: Gate::new(limits, guards),
-        router,
+        api,
         http1: http1(limits),
         http2: http2(limits),
         tls,
@@ -271,23 +271,23 @@ impl Serving {
     fn serve_http1(self: &Arc<Self>, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
         let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
-        let connection = self.http1.serve_connection(socket, service(&self.router, peer, kill)).with_upgrades();
+        let mut connection = self.http1.serve_connection(socket, service(&self.api, peer, kill)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
+            // Polled where it is: pinned by value it would be moved, and the task would have a place for it twice, a KiB for each connection.
             tokio::select! {
                 // A connection that breaks off is no fault of ours, and its streams notice by themselves.
-                _ = connection.as_mut() => return,
-                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+                _ = &mut connection => return,
+                () = stopping.cancelled() => std::pin::Pin::new(&mut connection).graceful_shutdown(),
             }
-            let _ = connection.await;
+            let _ = (&mut connection).await;
         });
     }
 
     fn serve_http2(self: &Arc<Self>, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
         let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places).shared());
-        let connection = self.http2.serve_connection(socket, service(&self.router, peer, kill));
+        let connection = self.http2.serve_connection(socket, service(&self.api, peer, kill));
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             let mut connection = std::pin::pin!(connection);
@@ -300,24 +300,26 @@ impl Serving {
     }
 }
 
-/// The router as hyper calls it; each request is told who it comes from.
+/// The API as hyper calls it; each request is told who it comes from.
 fn service(
-    router: &Router,
+    api: &Api,
     peer: Peer,
     kill: Kill,
-) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future = RouteFuture> + use<>
-{
-    let router = router.clone();
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future = <Api as Service<Request>>::Future,
+> + use<> {
+    let api = api.clone();
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(kill.clone());
-        // The router is always ready.
-        Service::call(&mut router.clone(), request)
+        // It is always ready.
+        Service::call(&mut api.clone(), request)
     })
 }
-
-type RouteFuture = axum::routing::future::RouteFuture<Infallible>;
 
 /// Whether a client speaks HTTP where TLS is due. Looks at what has come without waiting long: a TLS client speaks first.
 async fn said_plain_http(stream: &TcpStream) -> bool {

@@ -1,7 +1,8 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
 //! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the
-//! bare broadcaster. [`goals`] measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards.
+//! bare broadcaster. [`goals`] measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards, `rooms` very many rooms,
+//! `start` a start with a large log and a stop under load.
 
 mod chart;
 pub mod daemon;
@@ -11,9 +12,12 @@ pub mod http;
 mod plot;
 pub mod process;
 pub mod reader;
+mod rooms;
 pub mod rows;
+mod start;
 mod surfaces;
 
+use std::future::Future;
 use std::io::Write;
 use std::time::Duration;
 
@@ -27,7 +31,9 @@ use goals::GoalsArguments;
 use http::Target;
 use plot::PlotArguments;
 use reader::Transport;
+use rooms::RoomsArguments;
 use rows::{Fanout, Ingest, Replay, Report};
+use start::StartArguments;
 use surfaces::SurfacesArguments;
 
 /// What to measure.
@@ -53,6 +59,10 @@ enum Measurement {
     Goals(GoalsArguments),
     /// Pictures of what goals has measured with its sweeps
     Plot(PlotArguments),
+    /// Very many rooms, some with a reader, thousands behind one pattern; a daemon is started for this
+    Rooms(RoomsArguments),
+    /// A start with a large log, and a stop under load; a daemon is started for this
+    Start(StartArguments),
     /// The bare broadcaster
     #[command(hide = true)]
     Floor(FloorArguments),
@@ -133,27 +143,38 @@ async fn target(server: &Server) -> anyhow::Result<Target> {
 }
 
 pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
-    let row = match arguments.row {
-        Measurement::Surfaces(surfaces) => return run_surfaces(surfaces, &arguments.server, arguments.json).await,
-        Measurement::Goals(goals) => return goals::run(goals, arguments.json).await,
+    let BenchArguments { row, server, json } = arguments;
+    match row {
+        Measurement::Surfaces(surfaces) => run_surfaces(surfaces, &server, json).await,
+        Measurement::Goals(goals) => goals::run(goals, json).await,
         Measurement::Plot(plot) => {
             let mut out = std::io::stdout();
-            return plot::run(&plot)?.iter().try_for_each(|file| Ok(writeln!(out, "{}", file.display())?));
+            plot::run(&plot)?.iter().try_for_each(|file| Ok(writeln!(out, "{}", file.display())?))
         }
-        Measurement::Floor(floor) => return tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
-        Measurement::Row(row) => row,
-    };
-    let target = target(&arguments.server).await?;
-    // One thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock.
+        Measurement::Floor(floor) => tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
+        Measurement::Rooms(rooms) => alone(json, move |bar| async move { rooms::run(&rooms, &bar).await }).await,
+        Measurement::Start(start) => alone(json, move |bar| async move { start::run(&start, &bar).await }).await,
+        Measurement::Row(row) => {
+            let target = target(&server).await?;
+            alone(json, move |bar| async move { measure(&target, &row, &bar).await }).await
+        }
+    }
+}
+
+/// Measures on one thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock. Then says what came out.
+async fn alone<M>(json: bool, measurement: impl FnOnce(ProgressBar) -> M + Send + 'static) -> anyhow::Result<()>
+where
+    M: Future<Output = anyhow::Result<Report>>,
+{
     let measured = tokio::task::spawn_blocking(move || {
         let bar = progress();
-        let report = rows::on_one_thread(measure(&target, &row, &bar));
+        let report = rows::on_one_thread(measurement(bar.clone()));
         bar.finish_and_clear();
         report
     });
     let report = measured.await??;
     let mut out = std::io::stdout();
-    if arguments.json {
+    if json {
         writeln!(out, "{}", report.to_json())?;
     } else {
         write!(out, "{report}")?;

@@ -189,13 +189,6 @@ impl Process {
     }
 }
 
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let fields = stat(pid).context("the server has ended")?;
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-    let (user, system) = ticks(11).zip(ticks(12)).context("/proc has another form than expected")?;
-    Ok((user + system) / TICKS_PER_SECOND)
-}
-
 /// What the kernel says of a process behind its name, which may have anything in it: its state, its parent, … The 12th and 13th are user and system time, the 20th is when it was
 /// started.
 fn stat(pid: u32) -> Option<Vec<String>> {
@@ -253,6 +246,14 @@ fn listen(log: Option<impl Read + Send + 'static>, said: mpsc::SyncSender<String
             let _ = said.try_send(line);
         }
     });
+}
+
+/// Seconds of a core that a process of this machine has taken so far.
+pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let fields = stat(pid).context("the server has ended")?;
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    let (user, system) = ticks(11).zip(ticks(12)).context("/proc has another form than expected")?;
+    Ok((user + system) / TICKS_PER_SECOND)
 }
 
 /// Resident memory of a process of this machine, in bytes.

@@ -1,8 +1,7 @@
 //! How errors look on the paths of a surface: a refusal of the door, of the limits or of a route is the same `Problem` everywhere, and is written here in the surface's own words.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::Response;
 
 use super::{analytics, buffer, overview, wells};
@@ -27,20 +26,30 @@ fn words_of(path: &str) -> Option<(Surface, Words)> {
     Some((found.0, found.2))
 }
 
-/// Writes refusals on a surface's paths in its words.
-pub(in crate::edge) async fn dress(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let words = words_of(request.uri().path());
-    let words = words.filter(|(surface, _)| edge.settings().surfaces.enabled.contains(surface));
-    let Some((_, words)) = words else { return next.run(request).await };
-    let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
-    let Some(Shown(problem)) = response.extensions_mut().remove::<Shown>() else { return response };
-    let body = words(&problem, &Asked { path: &path });
-    // Its status and headers (Retry-After, Allow, Connection) stay.
-    let (mut parts, _) = response.into_parts();
-    parts.headers.remove(axum::http::header::CONTENT_LENGTH);
-    parts.headers.insert(axum::http::header::CONTENT_TYPE, body.content_type);
-    Response::from_parts(parts, Body::from(body.text))
+/// In which words a refusal of a request is to be written, and what it asked for; `None` where they are the native ones.
+pub(in crate::edge) struct Dress {
+    words: Words,
+    path: String,
+}
+
+impl Dress {
+    /// Those of the surface whose path it is.
+    pub(in crate::edge) fn of(edge: &Edge, request: &Request) -> Option<Self> {
+        let (surface, words) = words_of(request.uri().path())?;
+        let enabled = edge.settings().surfaces.enabled.contains(&surface);
+        enabled.then(|| Self { words, path: request.uri().path().to_owned() })
+    }
+
+    /// Writes a refusal anew; any other answer stays as it is.
+    pub(in crate::edge) fn put_on(&self, mut response: Response) -> Response {
+        let Some(Shown(problem)) = response.extensions_mut().remove::<Shown>() else { return response };
+        let body = (self.words)(&problem, &Asked { path: &self.path });
+        // Its status and headers (Retry-After, Allow, Connection) stay.
+        let (mut parts, _) = response.into_parts();
+        parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+        parts.headers.insert(axum::http::header::CONTENT_TYPE, body.content_type);
+        Response::from_parts(parts, Body::from(body.text))
+    }
 }
 
 /// What was asked for where it was refused.
