@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, anyhow};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::http::Target;
 use super::process::{Cores, Directory, Process};
@@ -82,13 +82,23 @@ impl Daemon {
 
 /// Signs tokens as the daemon does.
 #[derive(Debug)]
-struct Mint(Settings);
+pub(super) struct Mint(Settings);
 
 impl Mint {
-    fn new(secret: String) -> anyhow::Result<Self> {
+    /// # Errors
+    /// When that is no secret.
+    pub(super) fn new(secret: String) -> anyhow::Result<Self> {
         let flags = vec![("auth.jwt_secret".to_owned(), secret)];
         let settings = Settings::load(&Sources { flags, ..Sources::default() });
         Ok(Self(settings.map_err(|faults| anyhow!("{faults:?}"))?))
+    }
+
+    /// A token that says this.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub(super) fn sign(&self, claims: &Value) -> anyhow::Result<String> {
+        Ok(auth::mint(&self.0.auth, claims)?)
     }
 
     fn token(&self, subject: &str) -> anyhow::Result<String> {
@@ -97,6 +107,6 @@ impl Mint {
         let claims = json!({
             "sub": subject, "roles": roles, "iat": now, "exp": now + TTL_SECONDS, "jti": files::random_hex::<16>(),
         });
-        Ok(auth::mint(&self.0.auth, &claims)?)
+        self.sign(&claims)
     }
 }

@@ -1,8 +1,8 @@
-//! The floor: a bare broadcaster. It encodes an event once and makes one `send` for each socket; it parses nothing, checks nothing, keeps nothing unless it is told to. What tidegate costs beyond it is what
-//! tidegate does.
+//! The floor: a bare broadcaster. It encodes an event once and makes one `send` for each socket; it parses nothing, checks nothing, keeps nothing unless it is told to. What
+//! tidegate costs beyond it is what tidegate does.
 //!
-//! It answers the same two requests, so that the same client measures both: `GET /v1/stream?rooms=ROOM` as WebSocket or SSE, with `after=` where it keeps messages; `POST /v1/rooms/ROOM/events`. Nothing is
-//! to be added to it: it is what everything else is compared to.
+//! It answers the same two requests, so that the same client measures both: `GET /v1/stream?rooms=ROOM` as WebSocket or SSE, with `after=` where it keeps messages; `POST
+//! /v1/rooms/ROOM/events`. Nothing is to be added to it: it is what everything else is compared to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,7 +1,9 @@
-//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost little beside what is measured.
+//! How a server is spoken to ([`Speech`]: what opens a stream, what publishes, what an event looks like), and publishing over one kept connection: just enough HTTP to cost
+//! little beside what is measured.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use memchr::memmem;
@@ -9,6 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::reader::Transport;
+
+/// A server of this machine that takes longer to be connected to does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a reader sends, and how it knows an event in what comes.
 #[derive(Debug, Clone)]
@@ -21,6 +26,10 @@ pub struct StreamRequest {
     pub hello: Vec<u8>,
     /// A message with these bytes in it says that the stream is open; `None` where the answer's head says it.
     pub opened: Option<&'static [u8]>,
+    /// A message that asks whether the reader is there, and what it answers; WebSocket's own pings are answered anyway.
+    pub ping: Option<(&'static [u8], &'static [u8])>,
+    /// By how much an event's number is more than the one before it: that of the event so many numbers ago, where several publishers count, or one for several rooms.
+    pub stride: u64,
     /// What an event looks like.
     pub marks: Marks,
 }
@@ -30,15 +39,27 @@ pub struct StreamRequest {
 pub struct Marks {
     /// What an event begins with (after `data:` in Server-Sent Events); empty where the number tells it from other messages.
     pub event: &'static [u8],
-    /// What stands before its number, which goes up by one.
+    /// What stands before its number.
     pub seq: &'static [u8],
     /// What stands before the moment when it was due, in microseconds.
     pub due: &'static [u8],
+    /// Whose the number is.
+    pub numbers: Numbers,
+}
+
+/// Who numbers events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    /// The server, each room from one event to the next.
+    Server,
+    /// Who publishes: all events in turn, whatever their room.
+    Publisher,
 }
 
 impl Marks {
     /// tidegate's own.
-    pub const NATIVE: Self = Self { event: b"{\"type\":\"event\"", seq: b"\"seq\":", due: b"\"due\":" };
+    pub const NATIVE: Self =
+        Self { event: b"{\"type\":\"event\"", seq: b"\"seq\":", due: b"\"due\":", numbers: Numbers::Server };
 }
 
 /// What a publisher sends.
@@ -47,7 +68,7 @@ pub struct PublishRequest {
     /// The request's head, up to the number that is the body's length.
     pub head: String,
     /// What stands before the event's data in the body.
-    pub before: &'static str,
+    pub before: String,
     /// What stands behind it.
     pub behind: &'static str,
 }
@@ -82,6 +103,35 @@ impl PublishRequest {
     }
 }
 
+/// Headers that ask for a WebSocket.
+pub const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// A client's text message.
+#[must_use]
+pub fn masked_text(text: &[u8]) -> Vec<u8> {
+    masked(0x81, text)
+}
+
+/// A client's frame. Its mask is 0, which is one as good as any.
+#[must_use]
+pub fn masked(head: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![head];
+    match u16::try_from(payload.len()) {
+        Ok(length) if length < 126 => frame.extend(length.to_be_bytes().last().map(|length| 0x80 | length)),
+        Ok(length) => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&length.to_be_bytes());
+        }
+        Err(_) => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
 /// How a server is spoken to.
 pub trait Speech: Debug {
     /// Where it listens.
@@ -111,23 +161,21 @@ impl Target {
             "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: {content_type}\r\nContent-Length: ",
             self.token
         );
-        PublishRequest { head, before: "{\"kind\":\"bench\",\"data\":", behind: "}" }
+        PublishRequest { head, before: "{\"kind\":\"bench\",\"data\":".to_owned(), behind: "}" }
     }
 
     /// What opens a stream with this query, which says which rooms and where to begin.
     #[must_use]
     pub fn ask(&self, transport: Transport, query: &str) -> StreamRequest {
         let upgrade = match transport {
-            Transport::WebSocket => {
-                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            }
+            Transport::WebSocket => UPGRADE,
             Transport::Sse => "Accept: text/event-stream\r\n",
         };
         let head = format!(
             "GET /v1/stream?{query} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n{upgrade}\r\n",
             self.token
         );
-        StreamRequest { transport, head, hello: Vec::new(), opened: None, marks: Marks::NATIVE }
+        StreamRequest { transport, head, hello: Vec::new(), opened: None, ping: None, stride: 1, marks: Marks::NATIVE }
     }
 }
 
@@ -144,6 +192,25 @@ impl Speech for Target {
     fn publish(&self, room: &str, ack: &str) -> PublishRequest {
         self.post(&format!("/v1/rooms/{room}/events?ack={ack}"), "application/json")
     }
+}
+
+/// Connects.
+///
+/// # Errors
+/// When nobody answers.
+pub(super) async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = if address.ip().is_loopback() {
+        // On this machine the handshake is over before the call returns: to wait for it as for any other would only cost the client two turns.
+        let connected = std::net::TcpStream::connect_timeout(&address, PATIENCE).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            TcpStream::from_std(stream)
+        });
+        connected.with_context(|| format!("nothing answers at {address}"))?
+    } else {
+        TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A connection that publishes.
@@ -169,8 +236,7 @@ impl Publisher {
     /// # Errors
     /// When nobody answers.
     pub async fn open(address: SocketAddr, requests: &[PublishRequest]) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?;
-        stream.set_nodelay(true)?;
+        let stream = connect(address).await?;
         let heads = requests.iter().map(|request| request.head.clone()).collect();
         Ok(Self { stream, heads, buffer: Vec::with_capacity(4096), request: Vec::new() })
     }

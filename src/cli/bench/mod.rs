@@ -1,12 +1,15 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
-//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
-//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards, `rooms` very many rooms, `start` a start with a large log and a stop under load.
+//! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the
+//! bare broadcaster. [`goals`] measures all that is promised, beside that floor, and `plot` draws `chart`s of it; `surfaces` is a crowd of dashboards, `rooms` very many rooms,
+//! `start` a start with a large log and a stop under load.
 
+mod chart;
 pub mod daemon;
 mod floor;
 pub mod goals;
 pub mod http;
+mod plot;
 pub mod process;
 pub mod reader;
 mod rooms;
@@ -26,6 +29,7 @@ use super::client::Server;
 use floor::FloorArguments;
 use goals::GoalsArguments;
 use http::Target;
+use plot::PlotArguments;
 use reader::Transport;
 use rooms::RoomsArguments;
 use rows::{Fanout, Ingest, Replay, Report};
@@ -53,6 +57,8 @@ enum Measurement {
     Surfaces(SurfacesArguments),
     /// All that is promised of tidegate's speed, measured beside a bare broadcaster on this machine
     Goals(GoalsArguments),
+    /// Pictures of what goals has measured with its sweeps
+    Plot(PlotArguments),
     /// Very many rooms, some with a reader, thousands behind one pattern; a daemon is started for this
     Rooms(RoomsArguments),
     /// A start with a large log, and a stop under load; a daemon is started for this
@@ -141,6 +147,10 @@ pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
     match row {
         Measurement::Surfaces(surfaces) => run_surfaces(surfaces, &server, json).await,
         Measurement::Goals(goals) => goals::run(goals, json).await,
+        Measurement::Plot(plot) => {
+            let mut out = std::io::stdout();
+            plot::run(&plot)?.iter().try_for_each(|file| Ok(writeln!(out, "{}", file.display())?))
+        }
         Measurement::Floor(floor) => tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
         Measurement::Rooms(rooms) => alone(json, move |bar| async move { rooms::run(&rooms, &bar).await }).await,
         Measurement::Start(start) => alone(json, move |bar| async move { start::run(&start, &bar).await }).await,

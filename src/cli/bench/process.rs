@@ -1,5 +1,5 @@
-//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It ends, and its directory goes,
-//! when it is dropped.
+//! A server under test: a child process with a directory of its own on cores of its own, which has said where it listens; what it has taken of the processor and of memory. It
+//! ends, and its directory goes, when it is dropped.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::auth::files;
@@ -113,6 +114,8 @@ impl Drop for Directory {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// What it had started when it was ready.
+    children: Vec<Offspring>,
     address: SocketAddr,
     // Behind the child: it goes when that has ended.
     _directory: Option<Directory>,
@@ -134,7 +137,8 @@ impl Process {
         let (said, hear) = mpsc::sync_channel(LINES_MAX);
         let (out, errors) = (child.stdout.take(), child.stderr.take());
         // It ends when this is dropped, on all ways out of here.
-        let mut process = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), _directory: directory };
+        let mut process =
+            Self { child, children: Vec::new(), address: SocketAddr::from(([127, 0, 0, 1], 0)), _directory: directory };
         listen(out, said.clone());
         listen(errors, said);
         let mut lines = Vec::new();
@@ -143,6 +147,7 @@ impl Process {
                 let address = rest.split_whitespace().next().unwrap_or_default();
                 let address = address.trim_start_matches("http://").trim_matches(['"', ',']);
                 process.address = address.parse().with_context(|| format!("the server listens on {address}"))?;
+                process.children = children(process.pid());
                 return Ok(process);
             }
             lines.push(line);
@@ -162,21 +167,61 @@ impl Process {
         self.child.id()
     }
 
-    /// Seconds of a core that it has taken so far.
+    /// It and its children.
+    fn all(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.pid()).chain(self.children.iter().map(|child| child.pid))
+    }
+
+    /// Seconds of a core that it and its children have taken so far.
     ///
     /// # Errors
     /// When it has ended.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        cpu_seconds(self.pid())
+        self.all().map(cpu_seconds).sum()
     }
 
-    /// Its resident memory, in bytes.
+    /// Its and its children's resident memory, in bytes. What they share is counted for each, which makes no difference where more is compared with less.
     ///
     /// # Errors
     /// When it has ended.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        resident_bytes(self.pid()).context("the server has ended")
+        self.all().map(|pid| resident_bytes(pid).context("the server has ended")).sum()
     }
+}
+
+/// What the kernel says of a process behind its name, which may have anything in it: its state, its parent, … The 12th and 13th are user and system time, the 20th is when it was
+/// started.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, behind) = stat.rsplit_once(')')?;
+    Some(behind.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A process that a server has started, such as a web server's worker.
+#[derive(Debug)]
+struct Offspring {
+    pid: u32,
+    /// When it was started, which tells it from another one that has its number later.
+    started: String,
+}
+
+impl Offspring {
+    /// The one with this number, if that process is its parent.
+    fn of(parent: u32, pid: u32) -> Option<Self> {
+        let stat = stat(pid)?;
+        let is_child = stat.get(1)?.parse::<u32>().ok()? == parent;
+        is_child.then_some(Self { pid, started: stat.get(19)?.clone() })
+    }
+
+    fn lives(&self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.get(19) == Some(&self.started))
+    }
+}
+
+fn children(parent: u32) -> Vec<Offspring> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Offspring::of(parent, pid)).collect()
 }
 
 impl Drop for Process {
@@ -184,6 +229,12 @@ impl Drop for Process {
         // Nothing of it is needed any more. One that has ended by itself cannot be killed, and that is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // It had no time to end them.
+        for child in self.children.iter().filter(|child| child.lives()) {
+            if let Some(pid) = i32::try_from(child.pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
@@ -199,9 +250,7 @@ fn listen(log: Option<impl Read + Send + 'static>, said: mpsc::SyncSender<String
 
 /// Seconds of a core that a process of this machine has taken so far.
 pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server has ended")?;
-    // Its name may have anything in it; the 12th and 13th behind it are user and system time.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |split| split.1).split_whitespace().collect();
+    let fields = stat(pid).context("the server has ended")?;
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
     let (user, system) = ticks(11).zip(ticks(12)).context("/proc has another form than expected")?;
     Ok((user + system) / TICKS_PER_SECOND)

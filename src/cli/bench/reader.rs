@@ -1,7 +1,7 @@
 //! A reader that counts: opens a stream, takes what comes, checks the sequence, notes how late it is.
 //!
-//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number stands where the one before had
-//! it.
+//! It shares a core with a thousand others, so it must cost less than what it measures: about 1 µs for the read, one buffer for all readers, 50 ns for an event, whose number
+//! stands where the one before had it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,19 +10,23 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use hdrhistogram::Histogram;
 use memchr::memmem;
+use smallvec::{SmallVec, smallvec};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::http::{Marks, StreamRequest, Target};
+use super::http::{Marks, StreamRequest, Target, connect, masked, masked_text};
 
 /// Bytes taken at once.
 const BUFFER_BYTES: usize = 256 << 10;
 /// What a reader may keep of its own for a message that has come in part.
 const PARTIAL_KEPT: usize = 4 << 10;
+/// A WebSocket's frames that ask whether the other end is there, and say so.
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
 /// An answer's head that is longer is not one.
 const HEAD_MAX: usize = 64 << 10;
 
@@ -101,10 +105,43 @@ pub struct Reader {
     marks: Marks,
     /// What came and is not a whole message yet.
     partial: Vec<u8>,
-    last_seq: u64,
+    sequence: Sequence,
     /// Where the event before had its number, and when it was due.
     seq_at: usize,
     due_at: usize,
+    ping: Option<(&'static [u8], &'static [u8])>,
+    /// What pings are answered with.
+    answer: Vec<u8>,
+}
+
+/// Numbers that go up by a stride; of several that count at once each is a lane of its own.
+#[derive(Debug)]
+struct Sequence {
+    stride: u64,
+    last: SmallVec<[u64; 1]>,
+}
+
+impl Sequence {
+    fn new(stride: u64) -> Self {
+        let stride = stride.max(1);
+        Self { stride, last: smallvec![0; usize::try_from(stride).unwrap_or(1)] }
+    }
+
+    /// The next number.
+    fn take(&mut self, seq: u64, tally: &mut Tally) {
+        let lane = if self.stride == 1 { 0 } else { seq % self.stride };
+        let Some(last) = usize::try_from(lane).ok().and_then(|lane| self.last.get_mut(lane)) else { return };
+        match *last {
+            // Where it begins is not known.
+            0 => {}
+            before if seq <= before => {
+                tally.doubled += 1;
+                return;
+            }
+            before => tally.lost += (seq - before) / self.stride - 1,
+        }
+        *last = seq;
+    }
 }
 
 impl Reader {
@@ -121,8 +158,7 @@ impl Reader {
     /// # Errors
     /// When it is refused.
     pub async fn connect(address: SocketAddr, request: &StreamRequest) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(address).await.with_context(|| format!("nothing answers at {address}"))?;
-        stream.set_nodelay(true)?;
+        let mut stream = connect(address).await?;
         stream.write_all(request.head.as_bytes()).await?;
         let mut head = Vec::with_capacity(512);
         let end = loop {
@@ -137,9 +173,7 @@ impl Reader {
         if !head.starts_with(expected) {
             bail!("refused: {}", String::from_utf8_lossy(&head));
         }
-        let partial = head[end..].to_vec();
-        let (transport, marks) = (request.transport, request.marks);
-        let mut reader = Self { stream, transport, marks, partial, last_seq: 0, seq_at: 0, due_at: 0 };
+        let mut reader = Self::over(stream, request, head[end..].to_vec());
         if !request.hello.is_empty() {
             reader.stream.write_all(&request.hello).await?;
         }
@@ -147,6 +181,12 @@ impl Reader {
             reader.wait_for(opened).await?;
         }
         Ok(reader)
+    }
+
+    fn over(stream: TcpStream, request: &StreamRequest, partial: Vec<u8>) -> Self {
+        let StreamRequest { transport, marks, ping, stride, .. } = *request;
+        let (sequence, answer) = (Sequence::new(stride), Vec::new());
+        Self { stream, transport, marks, partial, sequence, seq_at: 0, due_at: 0, ping, answer }
     }
 
     /// Sends bytes as they are.
@@ -231,6 +271,11 @@ impl Reader {
             Poll::Ready(_) => Poll::Ready(None),
         };
         tally.buffer = bytes;
+        if !self.answer.is_empty() {
+            // A few bytes on a connection that says nothing else always have room; one that has ended is noticed by reading.
+            let _ = self.stream.try_write(&self.answer);
+            self.answer.clear();
+        }
         outcome
     }
 
@@ -255,15 +300,14 @@ impl Reader {
         let now_us = us(now - tally.began);
         let (mut at, mut events) = (0, 0);
         while let Some((message, next)) = message(self.transport, &bytes[at..]) {
+            let head = bytes[at];
             at += next;
-            let Some((seq, due_us)) = self.event(message) else { continue };
+            let Some((seq, due_us)) = self.event(message) else {
+                self.pong(head, message);
+                continue;
+            };
             events += 1;
-            match self.last_seq {
-                0 => {}
-                last if seq <= last => tally.doubled += 1,
-                last => tally.lost += seq - last - 1,
-            }
-            self.last_seq = seq.max(self.last_seq);
+            self.sequence.take(seq, tally);
             // Out of the histogram's bounds is ten minutes late.
             let _ = tally.latency_us.record(now_us.saturating_sub(due_us).max(1));
         }
@@ -272,6 +316,17 @@ impl Reader {
             tally.last = now;
         }
         (events, at)
+    }
+
+    /// Answers what is no event, if it is a ping.
+    fn pong(&mut self, head: u8, message: &[u8]) {
+        if self.transport == Transport::WebSocket && head == PING {
+            self.answer.extend(masked(PONG, message));
+        } else if let Some((ping, pong)) = self.ping
+            && message == ping
+        {
+            self.answer.extend(masked_text(pong));
+        }
     }
 
     /// An event's seq and when it was due; `None` for anything else.
@@ -321,8 +376,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        let partial = Vec::new();
-        (Reader { stream, transport, marks: Marks::NATIVE, partial, last_seq: 0, seq_at: 0, due_at: 0 }, server)
+        let target = Target { address: server.local_addr().unwrap(), token: String::new() };
+        (Reader::over(stream, &target.ask(transport, ""), Vec::new()), server)
     }
 
     fn sse(seq: u64) -> String {
@@ -355,6 +410,22 @@ mod tests {
         reader.take(b"data: {\"type\":\"heartbeat\"}\n\n", &mut tally);
         assert_eq!((tally.delivered, tally.lost, tally.doubled), (5, 2, 2));
         assert_eq!((tally.wrong(5), tally.wrong(9)), (4, 6));
+    }
+
+    #[tokio::test]
+    async fn of_several_that_count_at_once_each_has_a_lane() {
+        let (mut reader, _server) = reader(Transport::Sse).await;
+        reader.sequence = Sequence::new(2);
+        let tally = Tally::new().unwrap();
+        let mut tally = tally.borrow_mut();
+        for seq in [2, 4, 1, 3, 6] {
+            reader.take(sse(seq).as_bytes(), &mut tally);
+        }
+        assert_eq!((tally.lost, tally.doubled), (0, 0));
+        for seq in [10, 4, 5] {
+            reader.take(sse(seq).as_bytes(), &mut tally);
+        }
+        assert_eq!((tally.lost, tally.doubled), (1, 1));
     }
 
     #[tokio::test]

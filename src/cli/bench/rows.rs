@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::http::{PublishRequest, Publisher, Speech, StreamRequest, Target};
+use super::http::{Numbers, PublishRequest, Publisher, Speech, StreamRequest, Target};
 use super::reader::{Reader, Tally, Transport};
 
 /// Readers that connect at once.
@@ -160,6 +160,16 @@ impl Fanout {
         Ok(report)
     }
 
+    /// From the number of an event to that of the next one which the same publisher sends to the same room.
+    fn stride(&self) -> u64 {
+        let (rooms, publishers) = (self.rooms.max(1) as u64, self.publishers.max(1) as u64);
+        let (mut common, mut rest) = (rooms, publishers);
+        while rest > 0 {
+            (common, rest) = (rest, common % rest);
+        }
+        rooms / common * publishers
+    }
+
     fn names(&self) -> Vec<String> {
         if self.rooms == 1 {
             return vec![self.room.clone()];
@@ -173,8 +183,13 @@ impl Fanout {
     /// The first refusal.
     pub async fn open(&self, speech: &dyn Speech, bar: &ProgressBar) -> anyhow::Result<Vec<Reader>> {
         let names = self.names();
-        let requests = (0..names.len() * self.readers)
-            .map(|number| speech.stream(&names[number % names.len()], self.transport, None));
+        let requests = (0..names.len() * self.readers).map(|number| {
+            let mut request = speech.stream(&names[number % names.len()], self.transport, None);
+            if request.marks.numbers == Numbers::Publisher {
+                request.stride = self.stride();
+            }
+            request
+        });
         open_each(speech.address(), requests, bar).await
     }
 

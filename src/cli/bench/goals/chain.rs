@@ -1,7 +1,8 @@
-//! Pipelines' steps on one core, without rooms and journals: a chain, and events without end for it. `benches/operators.rs` measures each operator by it, the row `operators` a chain of three.
+//! Pipelines' steps on one core, without rooms and journals: a chain, and events without end for it. `benches/operators.rs` measures each operator by it, the row `operators` a
+//! chain of three.
 //!
-//! Events are JSON of about 100 bytes and come from a ring that was built before; each is read from its bytes as in the daemon, with its time set anew, so that time goes on and windows close: a millisecond
-//! has 100 events, whatever the keys.
+//! Events are JSON of about 100 bytes and come from a ring that was built before; each is read from its bytes as in the daemon, with its time set anew, so that time goes on and
+//! windows close: a millisecond has 100 events, whatever the keys.
 
 use std::hint::black_box;
 use std::sync::Arc;

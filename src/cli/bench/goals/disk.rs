@@ -1,5 +1,5 @@
-//! The disk under retention: events are written for what would be hours of a busy dashboard, and the directory is measured as it goes. It must stay flat. `benches/disk.rs` prints every look, the row `disk`
-//! what it comes to.
+//! The disk under retention: events are written for what would be hours of a busy dashboard, and the directory is measured as it goes. It must stay flat. `benches/disk.rs`
+//! prints every look, the row `disk` what it comes to.
 //!
 //! Ten hot rooms keep so many events each; one quiet room keeps everything, which must not pin what is old.
 

@@ -89,17 +89,25 @@ pub(super) fn sse(bench: &Bench) -> anyhow::Result<Outcome> {
     Ok(rate(&beside(bench, &one_room(bench, Transport::Sse))?))
 }
 
-pub(super) fn publishers(bench: &Bench) -> anyhow::Result<Outcome> {
-    let fan = Fanout { publishers: PUBLISHERS, ..one_room(bench, Transport::WebSocket) };
-    Ok(rate(&beside(bench, &fan)?))
+/// What the row `publishers` does.
+pub(super) fn several_publishers(bench: &Bench) -> Fanout {
+    Fanout { publishers: PUBLISHERS, ..one_room(bench, Transport::WebSocket) }
 }
 
-pub(super) fn rooms(bench: &Bench) -> anyhow::Result<Outcome> {
+/// What the row `rooms` does.
+pub(super) fn many_rooms(bench: &Bench) -> Fanout {
     // As many deliveries as in the rows with one room.
     let events = bench.count(EVENTS * (READERS / READERS_EACH) as u64);
     let readers = bench.readers(READERS_EACH);
-    let fan = Fanout { rooms: ROOMS, readers, events, ..one_room(bench, Transport::WebSocket) };
-    Ok(rate(&beside(bench, &fan)?))
+    Fanout { rooms: ROOMS, readers, events, ..one_room(bench, Transport::WebSocket) }
+}
+
+pub(super) fn publishers(bench: &Bench) -> anyhow::Result<Outcome> {
+    Ok(rate(&beside(bench, &several_publishers(bench))?))
+}
+
+pub(super) fn rooms(bench: &Bench) -> anyhow::Result<Outcome> {
+    Ok(rate(&beside(bench, &many_rooms(bench))?))
 }
 
 pub(super) fn latency(bench: &Bench) -> anyhow::Result<Outcome> {

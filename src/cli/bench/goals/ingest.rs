@@ -7,7 +7,7 @@ use super::Bench;
 use super::fan::BYTES;
 use super::row::{Beside, Outcome, Spread};
 use super::server::{Floor, Server, Subject, Tidegate};
-use crate::cli::bench::http::Speech;
+use crate::cli::bench::http::{Speech, masked_text};
 use crate::cli::bench::reader::{Reader, Transport};
 use crate::cli::bench::rows::{Ingest, Report, float};
 
@@ -25,11 +25,12 @@ const LINES: usize = 1000;
 const LINES_REQUESTS: u64 = 1000;
 
 #[derive(Debug, Clone, Copy)]
-struct Measured {
-    requests: f64,
+pub(super) struct Measured {
+    pub(super) requests: f64,
     events: f64,
-    p99_ms: f64,
-    cpu_us: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) cpu_us: f64,
 }
 
 fn measured(server: &Server, cpu: f64, report: &Report, requests: u64) -> anyhow::Result<Measured> {
@@ -40,12 +41,13 @@ fn measured(server: &Server, cpu: f64, report: &Report, requests: u64) -> anyhow
     Ok(Measured {
         requests: figure("requests/s"),
         events: figure("events/s"),
+        p50_ms: figure("latency p50 ms"),
         p99_ms: figure("latency p99 ms"),
         cpu_us,
     })
 }
 
-fn once(bench: &Bench, subject: &dyn Subject, ingest: &Ingest) -> anyhow::Result<Measured> {
+pub(super) fn once(bench: &Bench, subject: &dyn Subject, ingest: &Ingest) -> anyhow::Result<Measured> {
     let server = subject.start(bench)?;
     let cpu = server.process().cpu_seconds()?;
     let report = bench.run(ingest.run(server.speech(), &bench.bar))?;
@@ -63,8 +65,13 @@ fn ingest(bench: &Bench, publishers: usize, requests: u64, batch: usize, ack: &s
     Ingest { room, publishers, requests: bench.count(requests), batch, ack, bytes: BYTES }
 }
 
+/// What the row `ingest` does.
+pub(super) fn single_posts(bench: &Bench, ack: &str) -> Ingest {
+    ingest(bench, PUBLISHERS, SINGLE, 1, ack)
+}
+
 pub(super) fn single(bench: &Bench) -> anyhow::Result<Outcome> {
-    let many = beside(bench, &ingest(bench, PUBLISHERS, SINGLE, 1, "logged"))?;
+    let many = beside(bench, &single_posts(bench, "logged"))?;
     let few = beside(bench, &ingest(bench, FEW, SINGLE / 2, 1, "logged"))?;
     let mut outcome = Outcome { reached: vec![many.as_ratio(|run| run.requests)], ..Outcome::default() };
     outcome.figure(format!("{PUBLISHERS} publishers, CPU µs a request: tidegate"), many.ours(|run| run.cpu_us));
@@ -109,7 +116,7 @@ fn talk(bench: &Bench) -> anyhow::Result<f64> {
             let request = target.stream(&format!("bench:heard-{number}"), Transport::WebSocket, None);
             let data = target.publish(&room, "logged").body(0, 0, BYTES);
             let text = [format!("{{\"type\":\"publish\",\"room\":\"{room}\",").as_bytes(), &data[1..]].concat();
-            open.push((Reader::connect(target.address, &request).await?, frame(&text)?));
+            open.push((Reader::connect(target.address, &request).await?, masked_text(&text)));
         }
         let began = Instant::now();
         let mut talking = JoinSet::new();
@@ -127,15 +134,6 @@ fn talk(bench: &Bench) -> anyhow::Result<f64> {
         }
         Ok(float(each * PUBLISHERS as u64) / began.elapsed().as_secs_f64())
     })
-}
-
-/// A client's text message. Its mask is 0, which is one as good as any.
-fn frame(text: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut frame = vec![0x81, 0x80 | 126];
-    frame.extend_from_slice(&u16::try_from(text.len())?.to_be_bytes());
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(text);
-    Ok(frame)
 }
 
 /// Bodies of many lines: events a second.

@@ -1,4 +1,5 @@
-//! A room that goes on live while something else happens: readers, a publisher at a steady rate, and how late they are in each part. `storm` and `stalled` measure themselves by it.
+//! A room that goes on live while something else happens: readers, a publisher at a steady rate, and how late they are in each part. `storm` and `stalled` measure themselves by
+//! it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -19,7 +19,7 @@ use crate::cli::bench::rows::{open_each, settle};
 /// Connections that are weighed.
 const CONNECTIONS: usize = 5000;
 /// Connections before these, so that what a process needs once is there.
-const WARM: usize = 50;
+pub(super) const WARM: usize = 50;
 /// Memory is looked at so often, and has come to rest when it has not changed for so many looks; after so many it is taken as it is.
 const LOOK: Duration = Duration::from_millis(50);
 const RESTED: usize = 10;
@@ -93,15 +93,17 @@ pub(super) async fn rested(server: &Server) -> anyhow::Result<u64> {
     Ok(before)
 }
 
-struct Weighed {
-    idle: f64,
-    after: f64,
+/// What connections weigh.
+#[derive(Debug)]
+pub(super) struct Weighed {
+    pub(super) idle: f64,
+    pub(super) after: f64,
     kernel_buffers: f64,
     kernel_slab: f64,
-    wrong: u64,
+    pub(super) wrong: u64,
 }
 
-fn weigh(bench: &Bench, subject: &dyn Subject, transport: Transport) -> anyhow::Result<Weighed> {
+pub(super) fn weigh(bench: &Bench, subject: &dyn Subject, transport: Transport) -> anyhow::Result<Weighed> {
     let server = subject.start(bench)?;
     let count = bench.readers(CONNECTIONS);
     bench.run(async {

@@ -1,7 +1,8 @@
 //! `tidegate bench goals`: every row of the table of goals, each measured against a floor that runs before and after it, with every reader's sequence checked.
 //!
-//! A file for each family of rows: [`fan`], [`connect`], [`memory`], [`replay`], [`storm`], [`ingest`], [`stalled`], [`parts`] (in this process, by [`chain`] and [`disk`]). [`row`] is what a row is and how
-//! runs are compared, [`server`] who is measured, [`report`] what comes out. They know the wires only, and the settings that they say.
+//! A file for each family of rows: [`fan`], [`connect`], [`memory`], [`replay`], [`storm`], [`ingest`], [`stalled`], [`parts`] (in this process, by [`chain`] and [`disk`]).
+//! [`row`] is what a row is and how runs are compared, [`server`] who is measured, [`peers`] are other servers beside it, [`sweep`] is what plots are drawn from, [`report`] what
+//! comes out. They know the wires only, and the settings that they say.
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 pub mod chain;
@@ -12,12 +13,14 @@ mod ingest;
 mod live;
 mod memory;
 mod parts;
+mod peers;
 mod replay;
 mod report;
 mod row;
 mod server;
 mod stalled;
 mod storm;
+mod sweep;
 
 use std::future::Future;
 use std::io::Write;
@@ -29,10 +32,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
+use self::peers::{Installed, Missing, Table};
 use self::report::{Line, Report};
 use self::row::{Outcome, Row, at_least, at_most};
 use super::process::Cores;
-use super::rows;
+use super::{plot, rows};
 use crate::edge::server::raise_open_files;
 
 /// What is measured, and how thoroughly.
@@ -68,6 +72,25 @@ pub struct GoalsArguments {
     /// Fewer readers and events: for tests of the bench itself, whose figures say nothing
     #[arg(long, default_value_t = 1.0, hide = true)]
     scale: f64,
+    #[command(flatten)]
+    beside: BesideArguments,
+}
+
+/// What is measured beside the table.
+#[derive(Debug, Clone, Args)]
+struct BesideArguments {
+    /// Other servers in some of the rows: all, or these, separated by commas; benches/peers/install installs them
+    #[arg(long, value_delimiter = ',', value_name = "NAME", value_parser = peers::peer_name)]
+    peers: Vec<&'static str>,
+    /// Where benches/peers is
+    #[arg(long, value_name = "DIRECTORY", default_value = "benches/peers")]
+    peers_dir: PathBuf,
+    /// Latency against load and memory against connections, too, for `bench plot`; alone by --only sweep-latency,sweep-memory
+    #[arg(long)]
+    sweeps: bool,
+    /// Draw the sweeps into this directory, as SVG
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
 }
 
 /// The table. What must be and what is aimed at comes from measurements of a bare broadcaster and of other servers on a machine with two cores.
@@ -187,9 +210,9 @@ static ROWS: [Row; 16] = [
 ];
 
 fn row_name(text: &str) -> Result<&'static str, String> {
-    let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-    let found = ROWS.iter().map(|row| row.name).find(|name| *name == text);
-    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+    let names = || ROWS.iter().map(|row| row.name).chain(sweep::NAMES);
+    let found = names().find(|name| *name == text);
+    found.ok_or_else(|| format!("expected one of {}", names().collect::<Vec<_>>().join(", ")))
 }
 
 /// How rows are run.
@@ -264,9 +287,9 @@ pub(super) async fn run(arguments: GoalsArguments, json: bool) -> anyhow::Result
         bar: progress(),
         stop: stop.clone(),
     };
-    let only = arguments.only;
+    let (only, beside) = (arguments.only, arguments.beside.clone());
     // One thread, so that the client disturbs the server beside it as little as it can; and what it counts needs no lock.
-    let mut measuring = tokio::task::spawn_blocking(move || measure(&bench, &only));
+    let mut measuring = tokio::task::spawn_blocking(move || measure(&bench, &only, &beside));
     let report = tokio::select! {
         report = &mut measuring => report??,
         interrupted = tokio::signal::ctrl_c() => {
@@ -279,6 +302,9 @@ pub(super) async fn run(arguments: GoalsArguments, json: bool) -> anyhow::Result
     if let Some(file) = &arguments.out {
         let text = serde_json::to_string_pretty(&report.to_json())? + "\n";
         std::fs::write(file, text).with_context(|| format!("{}", file.display()))?;
+    }
+    if let Some(directory) = &arguments.beside.plots {
+        plot::write(&[report.to_json()], directory)?;
     }
     if json {
         writeln!(out, "{}", report.to_json())?;
@@ -298,12 +324,17 @@ pub(super) async fn run(arguments: GoalsArguments, json: bool) -> anyhow::Result
     Ok(())
 }
 
-fn measure(bench: &Bench, only: &[&str]) -> anyhow::Result<Report> {
-    let mut report = Report { machine: report::machine(&bench.dir, &bench.cores), lines: Vec::new() };
+fn measure(bench: &Bench, only: &[&str], beside: &BesideArguments) -> anyhow::Result<Report> {
+    let machine = report::machine(&bench.dir, &bench.cores);
+    let mut report = Report { machine, lines: Vec::new(), peers: None, sweeps: None };
     report.machine["short"] = bench.short.into();
     report.machine["runs"] = bench.runs.into();
     report.machine["scale"] = bench.scale.into();
     bench.cores.pin_client()?;
+    let (installed, missing) = match beside.peers.as_slice() {
+        [] => (Vec::new(), Vec::new()),
+        names => peers::find(names, &beside.peers_dir)?,
+    };
     let wanted = ROWS.iter().filter(|row| only.is_empty() || only.contains(&row.name));
     for row in wanted {
         if bench.stop.is_cancelled() {
@@ -314,10 +345,28 @@ fn measure(bench: &Bench, only: &[&str]) -> anyhow::Result<Report> {
         let outcome: Result<Outcome, String> = (row.run)(bench).map_err(|error| format!("{error:#}"));
         report.lines.push(Line { row, outcome, seconds: began.elapsed().as_secs_f64() });
     }
+    if !beside.peers.is_empty() {
+        report.peers = Some(beside_it(bench, &report.lines, &installed, missing, only));
+    }
+    let sweeps: Vec<&str> = sweep::NAMES
+        .into_iter()
+        .filter(|name| beside.sweeps || beside.plots.is_some() || only.contains(name))
+        .collect();
+    if !sweeps.is_empty() {
+        report.sweeps = Some(sweep::run(bench, &sweeps, &installed));
+    }
     // The thread goes back to where others may use it.
     bench.cores.unpin()?;
     bench.bar.finish_and_clear();
     Ok(report)
+}
+
+/// Other servers in rows that tidegate was measured in before.
+fn beside_it(bench: &Bench, lines: &[Line], installed: &[Installed], missing: Vec<Missing>, rows: &[&str]) -> Table {
+    let outcomes = lines.iter().filter_map(|line| Some((line.row.name, line.outcome.as_ref().ok()?)));
+    let ours = outcomes.flat_map(|(row, outcome)| peers::cells_of_ours(row, outcome)).collect();
+    let measured = installed.iter().map(|peer| peers::measure(bench, peer, rows)).collect();
+    Table { ours, measured, missing }
 }
 
 /// Rows with their goals.

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::peers::Table;
 use super::row::{Goal, Outcome, Reached, Row};
+use super::sweep::Sweeps;
 use crate::cli::bench::daemon::SETTINGS;
 use crate::cli::bench::process::Cores;
 use crate::clock;
@@ -24,6 +26,9 @@ pub(super) struct Line {
 pub(super) struct Report {
     pub(super) machine: Value,
     pub(super) lines: Vec<Line>,
+    /// Other servers in some of the rows, where they were wanted.
+    pub(super) peers: Option<Table>,
+    pub(super) sweeps: Option<Sweeps>,
 }
 
 impl Line {
@@ -80,7 +85,14 @@ fn ratio(tidegate: Option<f64>, floor: Option<f64>) -> Option<f64> {
 impl Report {
     pub(super) fn to_json(&self) -> Value {
         let lines: Vec<Value> = self.lines.iter().map(Line::to_json).collect();
-        json!({ "machine": self.machine, "rows": lines })
+        let mut json = json!({ "machine": self.machine, "rows": lines });
+        if let Some(peers) = &self.peers {
+            json["peers"] = peers.to_json();
+        }
+        if let Some(sweeps) = &self.sweeps {
+            json["sweeps"] = sweeps.to_json();
+        }
+        json
     }
 
     /// Rows that failed, or in which something was lost, doubled or out of order.
@@ -156,19 +168,10 @@ fn cells(line: &Line) -> Vec<[String; 9]> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = vec![COLUMNS.map(str::to_owned)];
-        table.extend(self.lines.iter().flat_map(cells));
-        let widths: Vec<usize> = (0..COLUMNS.len())
-            .map(|at| table.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0))
-            .collect();
-        for cells in &table {
-            let cells: Vec<String> = cells
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(at, (cell, &width))| if at < 2 { format!("{cell:width$}") } else { format!("{cell:>width$}") })
-                .collect();
-            writeln!(f, "{}", cells.join("  ").trim_end())?;
+        if !self.lines.is_empty() {
+            let mut table = vec![COLUMNS.map(str::to_owned).to_vec()];
+            table.extend(self.lines.iter().flat_map(cells).map(|cells| cells.to_vec()));
+            write!(f, "{}", aligned(&table, 2))?;
         }
         for line in &self.lines {
             write!(f, "\n{}: {}", line.row.name, line.row.what)?;
@@ -185,8 +188,31 @@ impl fmt::Display for Report {
                 }
             }
         }
+        if let Some(peers) = &self.peers {
+            write!(f, "\n{peers}")?;
+        }
+        if let Some(sweeps) = &self.sweeps {
+            write!(f, "\n{sweeps}")?;
+        }
         Ok(())
     }
+}
+
+/// Lines whose cells stand below each other; the first so many to the left, which are words, others to the right.
+pub(super) fn aligned(table: &[Vec<String>], words: usize) -> String {
+    let columns = table.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| table.iter().filter_map(|cells| cells.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for cells in table {
+        let cells =
+            cells.iter().zip(&widths).enumerate().map(|(at, (cell, &width))| {
+                if at < words { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+            });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// What this is measured on, and how.
@@ -257,7 +283,7 @@ mod tests {
     }
 
     fn report(lines: Vec<Line>) -> Report {
-        Report { machine: Value::Null, lines }
+        Report { machine: Value::Null, lines, peers: None, sweeps: None }
     }
 
     #[test]
