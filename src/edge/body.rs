@@ -224,6 +224,11 @@ impl Permits {
         Ok(())
     }
 
+    /// Whether nothing was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kib == 0
+    }
+
     /// Keeps what so many bytes take, and hands over the others.
     pub(super) fn keep(&mut self, bytes: usize) -> Self {
         let over = self.kib.saturating_sub(bytes.div_ceil(1024));

@@ -31,7 +31,7 @@ use crate::traces;
         ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
         ("ack" = Option<String>, Query, description = "What the answer means; log.ack if it is not given", pattern = "^(memory|logged|synced)$"),
     ),
-    request_body(description = "One event, an array of them, one a line, or CloudEvents", content(
+    request_body(description = "One event, an array of them, one a line, or CloudEvents. Lines without a Content-Length are published as they come, in steps; the answer comes when the body ends.", content(
         (ref("#/components/schemas/Publish") = "application/json", example = json!({"kind": "sample", "data": {"pressure": 12.5}})),
         (String = "application/x-ndjson", example = json!("{\"kind\":\"sample\",\"data\":1}\n{\"kind\":\"sample\",\"data\":2}\n")),
         (ref("#/components/schemas/CloudEvent") = "application/cloudevents+json", example = json!({"specversion": "1.0", "id": "1", "source": "pump", "type": "sample", "data": 1})),
@@ -42,7 +42,7 @@ use crate::traces;
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
-        (status = 408, description = "The body did not come in time", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time, or rested too long", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 413, description = "The body or an event is too large", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 415, description = "A content type or encoding that is not taken", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 422, description = "An event or a field is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),

@@ -1,8 +1,8 @@
 //! Lines that are published as they come: a body of NDJSON of which nobody said how long it is, and which may have no end.
 //!
-//! It is taken in steps. A step is what is there at once, complete lines only, up to what a body may have; it is published whole or not at all, and only when the room has answered for it
-//! (as far as `ack` asks) is more read. That is the backpressure: no more than one step is held, and TCP tells the sender. Where there is no place for a step now it waits, up to
-//! `limits.body_timeout`, and so does its sender. For the same time the body may rest.
+//! It is taken in steps. A step is what is there at once, complete lines only, up to what a body may have; it is published whole or not at all, and only when the room has answered
+//! for it (as far as `ack` asks) is more read. That is the backpressure: no more than one step is held, and TCP tells the sender. Where there is no place for a step now it waits, up
+//! to `limits.body_timeout`, and so does its sender. For the same time the body may rest.
 
 use std::time::Duration;
 
@@ -166,20 +166,22 @@ impl Upload {
     async fn gather(&mut self) -> Result<Option<Problem>, Problem> {
         loop {
             self.lines.look().map_err(|line| self.too_long(line))?;
+            if self.permits.grow_to(self.lines.held()).is_err() {
+                if self.lines.any() && !self.permits.is_empty() {
+                    // All the place that there is for bodies is taken: what is published gives some back, where all would wait for each other.
+                    return Ok(None);
+                }
+                self.find_place().await?;
+            }
             if self.lines.is_full() || self.at_end {
                 return Ok(None);
             }
             let read = if self.lines.any() {
-                if self.permits.grow_to(self.lines.held()).is_err() {
-                    // Others have all the place that there is for bodies: what is published gives some back.
-                    return Ok(None);
-                }
                 match at_once(&mut self.body).await {
                     Some(read) => read,
                     None => return Ok(None),
                 }
             } else {
-                self.find_place().await?;
                 self.rest().await?
             };
             match read {
