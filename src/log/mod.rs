@@ -12,6 +12,8 @@ mod error;
 mod generation;
 mod index;
 mod keeping;
+#[doc(hidden)]
+pub mod measured;
 mod reader;
 mod writer;
 

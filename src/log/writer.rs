@@ -22,7 +22,7 @@ use crate::metrics::record;
 const CHUNK_BYTES: usize = 4000;
 /// One room's events alone may make a larger one, as far as it comes to [`CHUNK_BYTES`] when it is compressed: each chunk costs the database some microseconds, and whoever reads one of them
 /// mostly reads the others.
-const RUN_BYTES_MAX: usize = 16_000;
+pub(super) const RUN_BYTES_MAX: usize = 16_000;
 /// Events in one group: bounds how long the first of them waits for the last.
 const GROUP_EVENTS: usize = 8192;
 /// What may be put and not flushed, in bytes.
@@ -317,7 +317,7 @@ type Packed = (Builder, Vec<(Arc<RoomIndex>, Place)>);
 ///
 /// What the daemon writes for itself keeps its place among all others: what was handed over before it is packed before it. So a kill that leaves only a part of a group never leaves an
 /// entry without what it stands on.
-fn pack(appends: &[Append], generation: u32, run_bytes: usize) -> Vec<Packed> {
+pub(super) fn pack(appends: &[Append], generation: u32, run_bytes: usize) -> Vec<Packed> {
     let (mut packed, mut rest) = (Vec::new(), appends);
     let mut open = (Builder::new(), Vec::new());
     while !rest.is_empty() {
