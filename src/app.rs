@@ -209,6 +209,7 @@ impl App {
         self.edge.stop();
         // A balancer that asks now and then gets to hear it before anybody is refused.
         tokio::time::sleep(self.settings.server.drain_wait.min(left() / 2)).await;
+        self.edge.drain();
         let (reply, ended) = oneshot::channel();
         if self.connections.push(Order::Drain(reply)).is_ok()
             && let Ok(Ok(streams)) = tokio::time::timeout(left(), ended).await

@@ -19,6 +19,8 @@ const DRAIN_FACTOR: usize = 4;
 
 /// How long a body that is thrown away may rest before it is left alone.
 const DRAIN_IDLE: Duration = Duration::from_millis(200);
+/// How long it is read where it does not rest.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How long a small body may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
 /// Of what a body's length is said to be, so much is believed before it has come.
@@ -34,6 +36,12 @@ pub(super) async fn decline(request: Request) {
     if !wellformed::waits_to_send(request.headers()) {
         drain_unwanted(request.into_body()).await;
     }
+}
+
+/// Reads a body that is not wanted any more for a while, so that its sender gets to read the answer; one that goes on and on is not heard to its end.
+pub(super) async fn leave(edge: &Edge, body: Body) {
+    let reading = drain(body, edge.settings().limits.body_bytes.saturating_mul(DRAIN_FACTOR));
+    let _ = tokio::time::timeout(LEAVE_TIME, reading).await;
 }
 
 /// Reads a little of a body that is not wanted: a sender that is still at it would see a reset instead of the answer.
@@ -72,7 +80,8 @@ async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(Byt
     Ok((bytes, permits))
 }
 
-fn too_large(max: usize) -> Problem {
+/// The answer to a body that is too large.
+pub(super) fn too_large(max: usize) -> Problem {
     let detail = format!("the body has more than {max} bytes (limits.body_bytes)");
     // What is left of it may still be on its way.
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).closing()
@@ -194,12 +203,12 @@ pub(super) struct Permits {
 }
 
 impl Permits {
-    fn new(edge: &Edge) -> Self {
+    pub(super) fn new(edge: &Edge) -> Self {
         Self { all: Arc::clone(&edge.bodies), held: None, kib: 0 }
     }
 
     /// Takes more, up to so many bytes. In whole KiB, so that a small body takes one step and a large one few.
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
         let wanted = bytes.div_ceil(1024);
         if wanted <= self.kib {
             return Ok(());
@@ -213,6 +222,19 @@ impl Permits {
         }
         self.kib = wanted;
         Ok(())
+    }
+
+    /// Whether nothing was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kib == 0
+    }
+
+    /// Keeps what so many bytes take, and hands over the others.
+    pub(super) fn keep(&mut self, bytes: usize) -> Self {
+        let over = self.kib.saturating_sub(bytes.div_ceil(1024));
+        let held = self.held.as_mut().and_then(|held| held.split(over));
+        self.kib -= over;
+        Self { all: Arc::clone(&self.all), held, kib: over }
     }
 }
 

@@ -46,6 +46,7 @@ use arc_swap::ArcSwap;
 use tidegate_actors::{Census, Mailbox};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 use crate::auth::Auth;
@@ -94,6 +95,8 @@ pub struct Shared {
     /// Bytes of publish bodies that may still come in, in KiB.
     bodies: Arc<Semaphore>,
     stopping: AtomicBool,
+    /// What has no end of its own ends by it.
+    draining: CancellationToken,
 }
 
 /// What an [`Edge`] is made of.
@@ -147,6 +150,7 @@ impl Edge {
             analytics: surfaces::analytics::Desk::default(),
             bodies,
             stopping,
+            draining: CancellationToken::new(),
         };
         Self(Arc::new(shared))
     }
@@ -181,5 +185,20 @@ impl Edge {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// From now on requests that have no end of their own are ended; streams are told by their supervisor.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Whether they are.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Waits until they are.
+    pub(crate) async fn drained(&self) {
+        self.draining.cancelled().await;
     }
 }

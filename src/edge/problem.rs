@@ -29,6 +29,8 @@ pub struct Problem {
     allow: Option<&'static str>,
     /// A header of its own.
     header: Option<Box<(HeaderName, &'static str)>>,
+    /// What it says beside.
+    members: Vec<(&'static str, Value)>,
     /// Whether nothing more is taken from this connection.
     closing: bool,
 }
@@ -45,6 +47,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             header: None,
+            members: Vec::new(),
             closing: false,
         }
     }
@@ -132,6 +135,12 @@ impl Problem {
         Self { header: Some(Box::new((name, value))), ..self }
     }
 
+    /// With members of its own.
+    #[must_use]
+    pub(super) fn and(self, members: Vec<(&'static str, Value)>) -> Self {
+        Self { members, ..self }
+    }
+
     /// With other words for people.
     #[must_use]
     pub fn saying(self, words: impl FnOnce(&str) -> String) -> Self {
@@ -192,6 +201,9 @@ impl IntoResponse for Problem {
         }
         if let Some(seconds) = self.retry_after {
             body["retryAfter"] = seconds.into();
+        }
+        for (name, value) in self.members {
+            body[name] = value;
         }
         let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];
         let mut response = (self.status, headers, body.to_string()).into_response();

@@ -1,5 +1,7 @@
 //! `POST /v1/rooms/{room}/events`, and what taking a body to be published has to do on whatever route.
 
+mod stream;
+
 use std::fmt::Write as _;
 
 use axum::extract::Request;
@@ -29,7 +31,7 @@ use crate::traces;
         ("room" = String, Path, description = "A room's name: letters, digits and _ - . : / @", min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9_.:/@-]+$"),
         ("ack" = Option<String>, Query, description = "What the answer means; log.ack if it is not given", pattern = "^(memory|logged|synced)$"),
     ),
-    request_body(description = "One event, an array of them, one a line, or CloudEvents", content(
+    request_body(description = "One event, an array of them, one a line, or CloudEvents. Lines without a Content-Length are published as they come, in steps; the answer comes when the body ends.", content(
         (ref("#/components/schemas/Publish") = "application/json", example = json!({"kind": "sample", "data": {"pressure": 12.5}})),
         (String = "application/x-ndjson", example = json!("{\"kind\":\"sample\",\"data\":1}\n{\"kind\":\"sample\",\"data\":2}\n")),
         (ref("#/components/schemas/CloudEvent") = "application/cloudevents+json", example = json!({"specversion": "1.0", "id": "1", "source": "pump", "type": "sample", "data": 1})),
@@ -40,7 +42,7 @@ use crate::traces;
         (status = 400, description = "A parameter or the body is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 401, description = "No credential, or a wrong one", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 403, description = "The credential does not allow it", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
-        (status = 408, description = "The body did not come in time", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time, or rested too long", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 413, description = "The body or an event is too large", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 415, description = "A content type or encoding that is not taken", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
         (status = 422, description = "An event or a field is not right", body = ref("#/components/schemas/Problem"), content_type = "application/problem+json"),
@@ -54,6 +56,9 @@ pub(super) async fn publish(
     room: RoomName,
     request: Request,
 ) -> Result<Response, Problem> {
+    if stream::is_one(request.headers()) {
+        return stream::publish(edge, caller, room, request).await;
+    }
     let checks = |head: &Parts| {
         may(edge, caller, &room)?;
         let params = Params::parse(head.uri.query(), &["ack"])?;
@@ -156,23 +161,10 @@ impl<T> Incoming<T> {
         &self,
         edge: &Edge,
         room: RoomName,
-        mut events: SmallVec<[NewEvent; 1]>,
+        events: SmallVec<[NewEvent; 1]>,
         ack: Ack,
     ) -> impl Future<Output = Result<Receipt, PublishError>> + Send + use<T> {
-        let parent = self.head.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let tracing = traces::publishing(room.as_str(), parent);
-        if let Some(tracing) = &tracing {
-            events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
-        }
-        let (pending, limit) = (edge.ingest.submit(room, events, ack), edge.rooms.log().sync_timeout());
-        async move {
-            let outcome = pending.wait(limit).await;
-            if let Some(tracing) = tracing {
-                let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
-                tracing.end(outcome.map_err(ToString::to_string));
-            }
-            outcome
-        }
+        submit(edge, traceparent(&self.head.headers), room, events, ack)
     }
 
     /// All of it is published: how long that took is counted.
@@ -193,6 +185,34 @@ fn said(receipt: &Receipt, ack: Ack) -> String {
     }
     said.push('}');
     said
+}
+
+/// The trace that a request names.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get("traceparent").and_then(|value| value.to_str().ok())
+}
+
+/// Puts events on their way, as a part of this trace where traces are followed.
+fn submit(
+    edge: &Edge,
+    parent: Option<&str>,
+    room: RoomName,
+    mut events: SmallVec<[NewEvent; 1]>,
+    ack: Ack,
+) -> impl Future<Output = Result<Receipt, PublishError>> + Send + use<> {
+    let tracing = traces::publishing(room.as_str(), parent);
+    if let Some(tracing) = &tracing {
+        events.iter_mut().for_each(|event| event.trace = Some(tracing.trace()));
+    }
+    let (pending, limit) = (edge.ingest.submit(room, events, ack), edge.rooms.log().sync_timeout());
+    async move {
+        let outcome = pending.wait(limit).await;
+        if let Some(tracing) = tracing {
+            let outcome = outcome.as_ref().map(|receipt| (receipt.first_seq, receipt.last_seq));
+            tracing.end(outcome.map_err(ToString::to_string));
+        }
+        outcome
+    }
 }
 
 /// What is said of a receipt.

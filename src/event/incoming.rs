@@ -171,7 +171,7 @@ struct Cloud<'a> {
 pub fn parse(format: Format, body: &[u8], limits: BodyLimits) -> Result<Vec<NewEvent>, BodyError> {
     let batch = match format {
         Format::Json => body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['),
-        Format::Ndjson => return ndjson(body, limits),
+        Format::Ndjson => return parse_lines(body, 0, limits),
         Format::CloudEvent => false,
         Format::CloudEventBatch => true,
     };
@@ -217,14 +217,19 @@ fn many<'a, T: Incoming<'a>>(body: &'a [u8], limits: BodyLimits) -> Result<Vec<N
     Err(invalid(faults))
 }
 
-fn ndjson(body: &[u8], limits: BodyLimits) -> Result<Vec<NewEvent>, BodyError> {
+/// Reads lines, the first of which is at this place in its body.
+///
+/// # Errors
+/// As [`parse`]; what is wrong is said by its place in the body.
+pub fn parse_lines(body: &[u8], first: usize, limits: BodyLimits) -> Result<Vec<NewEvent>, BodyError> {
     let mut events = Vec::new();
     let mut faults = Vec::new();
     let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-    for (index, line) in lines.enumerate() {
-        if index >= limits.events {
+    for (count, line) in lines.enumerate() {
+        if count >= limits.events {
             return Err(BodyError::TooMany(limits.events));
         }
+        let index = first + count;
         match item::<Native<'_>>(line, Some(index), limits, &mut faults) {
             Ok(event) => events.extend(event),
             Err(BodyError::Broken(why)) => return Err(BodyError::Broken(format!("item {index}: {why}"))),
@@ -451,6 +456,21 @@ mod tests {
             [(Some(0), field("kind")), (Some(0), field("timestamp"))]
         );
         assert_eq!(faults("[1]"), [(Some(0), None)]);
+    }
+
+    #[test]
+    fn lines_of_a_later_step_are_named_by_their_place_in_the_body() {
+        let read = |body: &str| parse_lines(body.as_bytes(), 40, LIMITS).unwrap_err();
+        let good = r#"{"kind":"k","data":1}"#;
+        let BodyError::Invalid(faults) = read(&format!("{good}\n\n{{\"kind\":1,\"data\":1}}\n")) else {
+            unreachable!()
+        };
+        assert_eq!(faults[0].item, Some(41));
+        assert!(matches!(read("{"), BodyError::Broken(why) if why.starts_with("item 40: ")));
+        let large = format!(r#"{{"kind":"k","data":"{}"}}"#, "x".repeat(1000));
+        assert!(matches!(read(&large), BodyError::EventTooLarge { item: 40, .. }));
+        // How many there may be counts for each step.
+        assert!(matches!(read(&[good; 6].join("\n")), BodyError::TooMany(5)));
     }
 
     #[test]

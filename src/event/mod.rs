@@ -1,11 +1,12 @@
 //! Events and their names. In come bytes from anywhere; out go checked, numbered, encoded events that everything else shares. Knows no room, no log, no HTTP.
 //!
-//! [`name`]: rooms' names and patterns. [`cursor`]: where a reader stands. [`incoming`]: publish bodies. [`encode`]: the bytes that all readers of an event share.
+//! [`name`]: rooms' names and patterns. [`cursor`]: where a reader stands. [`incoming`]: publish bodies; [`lines`]: those that come in steps. [`encode`]: the bytes that all readers of an event share.
 
 pub mod cursor;
 pub mod depth;
 pub mod encode;
 pub mod incoming;
+pub mod lines;
 pub mod name;
 
 use std::hash::{Hash, Hasher};

@@ -206,7 +206,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "limits.body_timeout",
         Kind::Time(100, 60 * MINUTE),
         "\"30s\"",
-        "How long a client may take to send a publish body.",
+        "How long a client may take to send a publish body. One of lines without a declared length may take as long as it likes; for so long it may rest, or wait for its place.",
     ),
     setting(
         "limits.write_timeout",
