@@ -87,10 +87,10 @@ impl Frame {
         let data = out.len();
         out.extend_from_slice(parts.data);
         // JSON has line breaks only between its tokens, and there they are as good as spaces; in an SSE message they would end the line.
-        for byte in &mut out[data..] {
-            if matches!(*byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
+        let mut at = data;
+        while let Some(found) = memchr::memchr2(b'\n', b'\r', &out[at..]) {
+            out[at + found] = b' ';
+            at += found + 1;
         }
         out.extend_from_slice(END);
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
