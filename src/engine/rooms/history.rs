@@ -92,14 +92,7 @@ impl Room {
             Start::Since(ms) => {
                 let in_tail = self.tail.lock().before_time(ms);
                 let in_log = || self.index().and_then(|index| index.before_time(ms));
-                let in_memory = || {
-                    self.tail
-                        .lock()
-                        .after(0, usize::MAX, usize::MAX)
-                        .iter()
-                        .find(|event| event.arrived_ms >= ms)
-                        .map(|event| event.seq - 1)
-                };
+                let in_memory = || self.tail.lock().before_first_since(ms);
                 (in_tail.or_else(in_log).or_else(in_memory).unwrap_or(head), None)
             }
             Start::Tail(0) => (head, None),
@@ -108,7 +101,7 @@ impl Room {
                 // Of what is in the tail only, the log knows nothing.
                 let in_log = || {
                     let index = self.index()?;
-                    let unlogged = self.tail.lock().after(index.logged(), usize::MAX, usize::MAX).len() as u64;
+                    let unlogged = self.tail.lock().count_after(index.logged()) as u64;
                     index.before_newest(count.saturating_sub(unlogged))
                 };
                 let in_memory = || self.tail.lock().front().map(|front| front.seq - 1);
