@@ -287,9 +287,25 @@ impl Log {
         &self,
         key: &RoomKey,
         index: &Arc<RoomIndex>,
-        mut after: u64,
+        after: u64,
         events_max: usize,
     ) -> Result<Vec<Arc<Event>>, LogError> {
+        self.read_within(key, index, after, events_max, usize::MAX).await
+    }
+
+    /// The same, and no further once there are so many bytes of events.
+    ///
+    /// # Errors
+    /// As [`Log::read_wait`].
+    pub async fn read_within(
+        &self,
+        key: &RoomKey,
+        index: &Arc<RoomIndex>,
+        mut after: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Event>>, LogError> {
+        let mut bytes = 0;
         let mut read = Vec::new();
         loop {
             let (answer, events) = oneshot::channel();
@@ -298,15 +314,16 @@ impl Log {
                 index: Arc::clone(index),
                 after,
                 events_max: (events_max - read.len()).min(STEP_EVENTS),
-                bytes_max: STEP_BYTES,
+                bytes_max: STEP_BYTES.min(bytes_max - bytes),
                 answer: Box::new(move |outcome| drop(answer.send(outcome))),
             })?;
             let events = events.await.map_err(|_| LogError::Closed)??;
             let Some(last) = events.last() else { return Ok(read) };
             after = last.seq;
+            bytes += events.iter().map(|event| event.bytes()).sum::<usize>();
             read.extend(events);
             // Where the log ends, another look would find nothing.
-            if read.len() >= events_max || after >= index.logged() {
+            if read.len() >= events_max || bytes >= bytes_max || after >= index.logged() {
                 return Ok(read);
             }
         }

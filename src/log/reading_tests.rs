@@ -128,6 +128,9 @@ async fn a_request_opens_so_many_chunks_and_a_long_reading_goes_on() {
     let all = log.read_wait(&a, &room, 0, usize::MAX).await.unwrap();
     assert_eq!(all.len(), 200);
     check(&all, &a, 0, 1);
+    let bytes: usize = all[..20].iter().map(|event| event.bytes()).sum();
+    let within = log.read_within(&a, &room, 0, usize::MAX, bytes).await.unwrap();
+    assert_eq!(within.len(), 20, "no further than so many bytes");
 }
 
 #[tokio::test]

@@ -28,7 +28,12 @@ pub(super) fn key(name: &str) -> RoomKey {
 }
 
 /// Appends events with these seqs and waits until they are logged.
-pub(super) async fn append(log: &Log, key: &RoomKey, seqs: std::ops::RangeInclusive<u64>, bytes: usize) -> Arc<RoomIndex> {
+pub(super) async fn append(
+    log: &Log,
+    key: &RoomKey,
+    seqs: std::ops::RangeInclusive<u64>,
+    bytes: usize,
+) -> Arc<RoomIndex> {
     let room = log.room_or_create(key.name(), *seqs.start());
     let data = format!("\"{}\"", "x".repeat(bytes));
     let events = seqs.map(|seq| {

@@ -7,6 +7,9 @@ use super::room::Room;
 use crate::event::Event;
 use crate::log::{LogError, RoomIndex};
 
+/// What one reading for somebody who waits may bring into memory, whatever number of events was asked for.
+const WAIT_BYTES: usize = 8 << 20;
+
 /// Where a reader wants to begin in one room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -125,14 +128,14 @@ impl Room {
         Step::Events(tail.after(after, events_max, bytes_max))
     }
 
-    /// Reads on, from memory or from the disk, waiting for it.
+    /// Reads on, from memory or from the disk, waiting for it; where events are large, fewer than asked for.
     ///
     /// # Errors
     /// What is wrong with the log.
     pub async fn read_wait(&self, after: u64, events_max: usize) -> Result<Vec<Arc<Event>>, LogError> {
-        match self.read(after, events_max, usize::MAX) {
+        match self.read(after, events_max, WAIT_BYTES) {
             Step::Events(events) => Ok(events),
-            Step::Disk(index) => self.log().read_wait(self.key(), &index, after, events_max).await,
+            Step::Disk(index) => self.log().read_within(self.key(), &index, after, events_max, WAIT_BYTES).await,
         }
     }
 
