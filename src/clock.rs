@@ -1,5 +1,6 @@
 //! The wall clock. Nothing else in the project asks the system for the time of day.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -29,10 +30,34 @@ pub fn coarse_ms() -> u64 {
 
 /// Milliseconds since 1970 as RFC 3339 in UTC with milliseconds, `2026-11-20T06:10:00.000Z`, appended to `out`.
 pub fn write_rfc3339(ms: u64, out: &mut String) {
-    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX);
+    thread_local! {
+        // The last second that this thread has written, without its fraction: events come in the order of time, so it is nearly always the same one.
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    let (second, fraction) = (ms / 1000, ms % 1000);
+    SECOND.with_borrow_mut(|(last, text)| {
+        if *last != second || text.is_empty() {
+            text.clear();
+            write_second(second, text);
+            *last = second;
+        }
+        out.push_str(text);
+    });
+    out.push('.');
+    for unit in [100, 10, 1] {
+        // A digit.
+        out.push(char::from(b'0' + u8::try_from(fraction / unit % 10).unwrap_or(0)));
+    }
+    out.push('Z');
+}
+
+/// Seconds since 1970 as RFC 3339 in UTC up to the second, without `Z`.
+fn write_second(second: u64, out: &mut String) {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
+    let time = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
     // Writing into a String does not fail.
-    let _ = PRINTER.print_timestamp(&time, &mut *out);
+    let _ = PRINTER.print_timestamp(&time.unwrap_or(Timestamp::MAX), &mut *out);
+    out.truncate(out.len() - 1);
 }
 
 /// Milliseconds since 1970 as RFC 3339, see [`write_rfc3339`].

@@ -21,6 +21,8 @@ const DRAIN_FACTOR: usize = 4;
 const DRAIN_IDLE: Duration = Duration::from_millis(200);
 /// How long a small body may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
+/// Of what a body's length is said to be, so much is believed before it has come.
+const DECLARED_BYTES: usize = 64 << 10;
 /// A packed body is unpacked in pieces of this size.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -49,7 +51,9 @@ async fn read(edge: &Edge, declared: Option<u64>, mut body: Body) -> Result<(Byt
         drain(body, max.saturating_mul(DRAIN_FACTOR)).await;
         return Err(too_large(max));
     }
-    let mut bytes = BytesMut::new();
+    // As large as it says, but for what says much and may not come.
+    let length = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut bytes = BytesMut::with_capacity(length.min(DECLARED_BYTES));
     let mut permits = Permits::new(edge);
     while let Some(frame) = body.frame().await {
         let broken = |error: axum::Error| {

@@ -13,6 +13,8 @@ mod dialects;
 mod history;
 pub mod listen;
 mod login;
+#[doc(hidden)]
+pub mod measured;
 mod native;
 mod openapi;
 mod page;

@@ -1,7 +1,7 @@
 //! The way in: what every request passes before it comes to its route, and its answer on the way out. One function, whose steps are plain calls.
 //!
-//! Not layers of the router: axum puts each layer around each route, and a request then clones and boxes every one of them. That cost as much as reading the request, asking who sends it
-//! and publishing it together: 7 of 38 µs.
+//! Not layers of the router: axum puts each layer around each route, and a request then clones and boxes every one of them: of the 20 µs
+//! of CPU that one publish took, 3.
 //!
 //! In: the panic's net, the page of another origin (CORS), the words of a surface, the door. Out: packing, what is written down of a refusal, the surface's words.
 

@@ -3,11 +3,15 @@
 //! One allocation holds the event as an SSE message, `id: <seq>\ndata: <json>\n\n`; its JSON, as WebSocket and the answers carry it, and its data are parts of it. So one
 //! encoding serves every native dialect. A change of a room's state is a notice, `delta`, and no event: `id: <seq>\nevent: delta\ndata: <json>\n\n`.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use super::{Parts, RoomKey};
 use crate::clock;
 
+/// What a thread keeps to encode the next event in, at most.
+const PLACE_BYTES: usize = 16 << 10;
 /// What follows an event's data.
 const END: &[u8] = b"}\n\n";
 
@@ -33,12 +37,24 @@ impl Frame {
         Self { sse: [data, END].concat().into(), line: 0, json: 0, data: 0 }
     }
 
+    /// Written into a place that the thread keeps, and copied out of it once its length is known: one allocation, and not a byte too large for as long as the event is kept.
     fn encode(room: &RoomKey, parts: &Parts<'_>) -> Self {
+        thread_local! {
+            static PLACE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        PLACE.with_borrow_mut(|place| {
+            place.clear();
+            place.shrink_to(PLACE_BYTES);
+            Self::encode_in(place, room, parts)
+        })
+    }
+
+    fn encode_in(place: &mut Vec<u8>, room: &RoomKey, parts: &Parts<'_>) -> Self {
         let mut number = itoa::Buffer::new();
         let seq = number.format(parts.seq);
-        let texts = parts.kind.len() + parts.key.map_or(0, str::len);
         let prefix = room.prefix();
-        let mut out = String::with_capacity(prefix.len() + 2 * seq.len() + texts + parts.data.len() + 128);
+        // What is there is nothing, and so it is text.
+        let mut out = String::from_utf8(std::mem::take(place)).unwrap_or_default();
         out.push_str("id: ");
         out.push_str(seq);
         let line = out.len() + 1;
@@ -78,7 +94,10 @@ impl Frame {
         }
         out.extend_from_slice(END);
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self { sse: Bytes::from(out), line: offset(line), json: offset(json), data: offset(data) }
+        let frame =
+            Self { sse: Bytes::copy_from_slice(&out), line: offset(line), json: offset(json), data: offset(data) };
+        *place = out;
+        frame
     }
 
     pub(super) fn sse(&self) -> &Bytes {

@@ -22,6 +22,8 @@ const COMPRESSED: u8 = 2;
 const CHUNK_MAX: usize = 80 << 20;
 /// Where the first section begins.
 const HEAD: usize = 5;
+/// How long a compressed chunk was before stands in so many bytes.
+const LENGTH: usize = 4;
 
 const SAME_KIND: u8 = 1 << 2;
 const HAS_KEY: u8 = 1 << 3;
@@ -110,17 +112,25 @@ impl Builder {
     }
 
     /// The finished chunk as it is stored.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(self) -> Vec<u8> {
         let plain = &self.bytes[HEAD..];
-        let compressed = lz4_flex::compress_prepend_size(plain);
-        if compressed.len() * 10 < plain.len() * 9 {
-            self.bytes.truncate(HEAD);
-            self.bytes[HEAD - 1] = COMPRESSED;
-            self.bytes.extend_from_slice(&compressed);
-        }
-        let crc = crc32fast::hash(&self.bytes[4..]);
-        self.bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        self.bytes
+        // Behind its head at once, so that nothing is copied.
+        let mut packed = vec![0; HEAD + LENGTH + lz4_flex::block::get_maximum_output_size(plain.len())];
+        let written = lz4_flex::block::compress_into(plain, &mut packed[HEAD + LENGTH..]).unwrap_or(usize::MAX);
+        let mut chunk = match u32::try_from(plain.len()) {
+            Ok(length) if written.saturating_add(LENGTH).saturating_mul(10) < plain.len() * 9 => {
+                packed[HEAD - 1] = COMPRESSED;
+                packed[HEAD..HEAD + LENGTH].copy_from_slice(&length.to_le_bytes());
+                packed.truncate(HEAD + LENGTH + written);
+                // It may wait for its flush in company.
+                packed.shrink_to_fit();
+                packed
+            }
+            _ => self.bytes,
+        };
+        let crc = crc32fast::hash(&chunk[4..]);
+        chunk[..4].copy_from_slice(&crc.to_le_bytes());
+        chunk
     }
 }
 

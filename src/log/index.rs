@@ -433,6 +433,10 @@ impl Index {
         self.rooms.iter().map(|room| Arc::clone(&room)).collect()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// Forgets rooms of which nothing is left and that nobody holds; their numbers stay spent.
     pub(super) fn forget_empty(&self) {
         self.rooms.retain(|_, room| {

@@ -28,6 +28,14 @@ const REST_AFTER: Duration = Duration::from_secs(10);
 /// Sealed generations that readers keep open at once: each has a cache of its own, and threads of its database.
 pub(super) const OPEN: usize = 16;
 
+/// What is still kept of sealed generations.
+pub(super) struct Kept {
+    /// All that were sealed before it was looked up: of what is sealed later nothing is known.
+    sealed: Vec<Arc<Generation>>,
+    /// Bytes by generation; none where nothing is.
+    bytes: HashMap<u32, u64>,
+}
+
 impl Log {
     /// Retention, copying, deleting, marking how far everything is written. Blocks; to be called about once a second.
     ///
@@ -37,10 +45,12 @@ impl Log {
         // What frees space comes first: on a full disk the writer goes on only then.
         self.shared.expire();
         self.settle_copies();
-        self.shared.delete_dead()?;
+        // Looked up once for all that follows: with many rooms it is most of the work.
+        let kept = self.shared.kept();
+        self.shared.delete_dead(&kept)?;
         self.shared.expel_over_budget()?;
         if self.fault().is_none() {
-            self.copy_mostly_dead();
+            self.copy_mostly_dead(&kept);
         }
         self.shared.index.forget_empty();
         self.shared.rest();
@@ -48,8 +58,8 @@ impl Log {
     }
 
     /// Has the writer copy what is kept of generations of which little is, so that quiet rooms do not keep large ones for ever.
-    fn copy_mostly_dead(&self) {
-        for (generation, rooms) in self.shared.mostly_dead() {
+    fn copy_mostly_dead(&self, kept: &Kept) {
+        for (generation, rooms) in self.shared.mostly_dead(kept) {
             generation.copying.store(true, Ordering::Release);
             let places: Vec<_> =
                 rooms.iter().flat_map(|(room, places)| places.iter().map(move |place| (room, *place))).collect();
@@ -105,15 +115,14 @@ impl Shared {
         }
     }
 
-    /// Bytes still kept, by generation.
-    pub(super) fn kept(&self) -> HashMap<u32, u64> {
-        let mut kept = HashMap::new();
-        for room in self.index.rooms() {
-            for (generation, bytes) in room.bytes_by_generation() {
-                *kept.entry(generation).or_default() += bytes;
-            }
+    /// What is still kept of sealed generations; without a look at the rooms where there are none.
+    pub(super) fn kept(&self) -> Kept {
+        let (sealed, mut bytes) = (self.sealed(), HashMap::new());
+        let rooms = if sealed.is_empty() { Vec::new() } else { self.index.rooms() };
+        for (generation, kept) in rooms.iter().flat_map(|room| room.bytes_by_generation()) {
+            *bytes.entry(generation).or_default() += kept;
         }
-        kept
+        Kept { sealed, bytes }
     }
 
     /// Lets the oldest generations go while all together are over `log.bytes_max`, even if their rooms would keep them.
@@ -142,13 +151,15 @@ impl Shared {
 
     /// Sealed generations of which little is kept, with what is.
     #[allow(clippy::type_complexity, reason = "a list of generations and rooms with their places, used once")]
-    pub(super) fn mostly_dead(&self) -> Vec<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<Place>)>)> {
-        let kept = self.kept();
+    pub(super) fn mostly_dead(&self, kept: &Kept) -> Vec<(Arc<Generation>, Vec<(Arc<RoomIndex>, Vec<Place>)>)> {
         let little = |generation: &Arc<Generation>| {
-            let kept = kept.get(&generation.number).copied().unwrap_or(0);
-            kept > 0 && kept * 100 < generation.written() * COPY_BELOW_PERCENT
+            let kept = kept.bytes.get(&generation.number).copied().unwrap_or(0);
+            // One that went meanwhile, because all were over their budget, is not there any more.
+            kept > 0
+                && kept * 100 < generation.written() * COPY_BELOW_PERCENT
+                && self.generation(generation.number).is_some()
         };
-        let sealed: Vec<_> = self.sealed().into_iter().filter(little).collect();
+        let sealed: Vec<_> = kept.sealed.iter().filter(|generation| little(generation)).cloned().collect();
         if sealed.is_empty() {
             return Vec::new();
         }
@@ -166,12 +177,11 @@ impl Shared {
         self.generations.read().split_last().map(|(_, sealed)| sealed.to_vec()).unwrap_or_default()
     }
 
-    pub(super) fn delete_dead(&self) -> Result<(), LogError> {
-        let kept = self.kept();
+    pub(super) fn delete_dead(&self, kept: &Kept) -> Result<(), LogError> {
         let dead = |generation: &Arc<Generation>| {
-            !kept.contains_key(&generation.number) && !generation.copying.load(Ordering::Acquire)
+            !kept.bytes.contains_key(&generation.number) && !generation.copying.load(Ordering::Acquire)
         };
-        self.sealed().iter().filter(|generation| dead(generation)).try_for_each(|generation| self.delete(generation))
+        kept.sealed.iter().filter(|generation| dead(generation)).try_for_each(|generation| self.delete(generation))
     }
 
     pub(super) fn delete(&self, generation: &Arc<Generation>) -> Result<(), LogError> {

@@ -13,6 +13,8 @@ mod error;
 mod generation;
 mod index;
 mod keeping;
+#[doc(hidden)]
+pub mod measured;
 mod reader;
 mod writer;
 
@@ -354,7 +356,7 @@ impl Log {
             fault: self.fault(),
             generations: generations.len(),
             bytes: generations.iter().map(|generation| generation.written()).sum(),
-            rooms: self.shared.index.rooms().len(),
+            rooms: self.shared.index.count(),
             clean: self.clean,
         }
     }

@@ -18,12 +18,17 @@ use super::{LogError, Shared};
 use crate::event::{Ack, Event};
 use crate::metrics::record;
 
-/// A chunk is closed when it is about this large: larger values make the database slow.
+/// A chunk is closed when it is about this large: larger values make the database slow, and whoever reads one room's event of it unpacks all of it.
 const CHUNK_BYTES: usize = 4000;
+/// One room's events alone may make a larger one, as far as it comes to [`CHUNK_BYTES`] when it is compressed: each chunk costs the database some microseconds, and whoever reads one of them
+/// mostly reads the others.
+pub(super) const RUN_BYTES_MAX: usize = 16_000;
 /// Events in one group: bounds how long the first of them waits for the last.
 const GROUP_EVENTS: usize = 8192;
 /// What may be put and not flushed, in bytes.
 const PENDING_BYTES: usize = 8 << 20;
+/// How long the writer looks away while it waits for company: about what the system's timers can tell apart.
+const GROUP_LOOK: Duration = Duration::from_micros(50);
 /// The pause between two tries to write a group that could not be written.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -61,11 +66,25 @@ pub(super) struct Writer {
     /// What was put and is not flushed yet, to be put again if a fault takes it along.
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
+    /// Publishers that the last group answered.
+    answered: usize,
+    /// How large one room's events may make a chunk now.
+    run_bytes: usize,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, orders: Receiver<Order>, current: Arc<Generation>, position: u64) -> Self {
-        Self { shared, orders, current, position, unflushed: None, pending: Vec::new(), pending_bytes: 0 }
+        Self {
+            shared,
+            orders,
+            current,
+            position,
+            unflushed: None,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            answered: 0,
+            run_bytes: CHUNK_BYTES,
+        }
     }
 
     /// Works until it is told to close or nobody is left who could send.
@@ -76,6 +95,7 @@ impl Writer {
             });
             match self.orders.recv_timeout(idle) {
                 Ok(first) => {
+                    self.wait_for_company();
                     if let Some(closed) = self.group(first) {
                         // Nobody may be waiting for it any more.
                         let _ = closed.send(());
@@ -88,6 +108,22 @@ impl Writer {
                     return;
                 }
             }
+        }
+    }
+
+    /// Lets those publishers come that the last group answered: they are at it again, and one flush is as good for all of them as for the first. Ends when they are here, when a while has
+    /// brought nobody else, or after `log.group_wait`; where one publisher is alone it waits for nobody.
+    ///
+    /// By sleeping and looking, not by receiving: being woken for each of them costs the core that they need.
+    fn wait_for_company(&self) {
+        let (began, mut here) = (Instant::now(), self.orders.len());
+        while here + 1 < self.answered && began.elapsed() < self.shared.settings.group_wait {
+            std::thread::park_timeout(GROUP_LOOK);
+            let now = self.orders.len();
+            if now == here {
+                return;
+            }
+            here = now;
         }
     }
 
@@ -113,7 +149,9 @@ impl Writer {
         }
         copies.into_iter().for_each(|copy| self.copy(copy));
         let permits: u32 = appends.iter().map(|append| append.permits).sum();
+        self.answered = 0;
         for done in appends.into_iter().filter_map(|append| append.done) {
+            self.answered += 1;
             // A publisher that has gone needs no answer.
             let _ = done.send(());
         }
@@ -129,7 +167,7 @@ impl Writer {
     }
 
     fn commit(&mut self, appends: &[Append]) {
-        let chunks = pack(appends, self.current.number);
+        let chunks = pack(appends, self.current.number, self.run_bytes);
         let ack = appends.iter().filter(|append| append.done.is_some()).map(|append| append.ack).max();
         let mut places = Vec::with_capacity(chunks.len());
         for (chunk, own) in chunks {
@@ -156,6 +194,9 @@ impl Writer {
     fn put(&mut self, builder: Builder) -> u64 {
         let plain = builder.len();
         let chunk = builder.finish();
+        // Follows what the data is like now.
+        let fitting = (CHUNK_BYTES * plain / chunk.len().max(1)).clamp(CHUNK_BYTES, RUN_BYTES_MAX);
+        self.run_bytes = (3 * self.run_bytes + fitting) / 4;
         let position = self.position;
         self.retry(|writer| writer.current.put(position, &chunk));
         self.current.count_written(plain);
@@ -276,7 +317,7 @@ type Packed = (Builder, Vec<(Arc<RoomIndex>, Place)>);
 ///
 /// What the daemon writes for itself keeps its place among all others: what was handed over before it is packed before it. So a kill that leaves only a part of a group never leaves an
 /// entry without what it stands on.
-fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
+pub(super) fn pack(appends: &[Append], generation: u32, run_bytes: usize) -> Vec<Packed> {
     let (mut packed, mut rest) = (Vec::new(), appends);
     let mut open = (Builder::new(), Vec::new());
     while !rest.is_empty() {
@@ -286,7 +327,7 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
             Some(0) => 1,
             Some(at) => at,
         });
-        open = pack_some(some, generation, open, &mut packed);
+        open = pack_some(some, (generation, run_bytes), open, &mut packed);
         rest = after;
     }
     if !open.0.is_empty() {
@@ -296,7 +337,12 @@ fn pack(appends: &[Append], generation: u32) -> Vec<Packed> {
 }
 
 /// Packs events that may be brought together by room, into the chunk that is open and others after it; the one that is open then.
-fn pack_some(appends: &[Append], generation: u32, open: Packed, packed: &mut Vec<Packed>) -> Packed {
+fn pack_some(
+    appends: &[Append],
+    (generation, run_bytes): (u32, usize),
+    open: Packed,
+    packed: &mut Vec<Packed>,
+) -> Packed {
     let mut order: Vec<*const RoomIndex> = Vec::new();
     let mut rooms: HashMap<*const RoomIndex, (&Arc<RoomIndex>, Vec<&Event>), ahash::RandomState> = HashMap::default();
     for append in appends {
@@ -312,9 +358,12 @@ fn pack_some(appends: &[Append], generation: u32, open: Packed, packed: &mut Vec
         let created = room.created();
         let mut rest = &events[..];
         while !rest.is_empty() {
-            let space = CHUNK_BYTES.saturating_sub(builder.len() + room.name.as_str().len() + 40);
+            let limit = if builder.is_empty() { run_bytes } else { CHUNK_BYTES };
+            let space = limit.saturating_sub(builder.len() + room.name.as_str().len() + 40);
             let fitting = fitting(rest, space);
-            if fitting == 0 && !builder.is_empty() {
+            // What is more than half full leaves a long run to a chunk of its own.
+            let rather_alone = fitting < rest.len() && builder.len() > CHUNK_BYTES / 2;
+            if (fitting == 0 || rather_alone) && !builder.is_empty() {
                 packed.push((std::mem::replace(&mut builder, Builder::new()), std::mem::take(&mut places)));
                 continue;
             }

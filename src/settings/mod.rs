@@ -77,6 +77,8 @@ pub struct Log {
     pub generation_age: Duration,
     pub bytes_max: u64,
     pub flush_interval: Duration,
+    /// How long at most a flush waits for other publishers.
+    pub group_wait: Duration,
     pub queue_events: usize,
     pub append_timeout: Duration,
     pub sync_timeout: Duration,
@@ -354,6 +356,7 @@ fn log(v: &Values) -> Option<Log> {
         generation_age: v.time("log.generation_age"),
         bytes_max: v.number("log.bytes_max"),
         flush_interval: v.time("log.flush_interval"),
+        group_wait: v.time("log.group_wait"),
         queue_events: v.length("log.queue_events"),
         append_timeout: v.time("log.append_timeout"),
         sync_timeout: v.time("log.sync_timeout"),

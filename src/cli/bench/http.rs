@@ -175,6 +175,12 @@ impl Publisher {
         Ok(Self { stream, heads, buffer: Vec::with_capacity(4096), request: Vec::new() })
     }
 
+    /// From now on publishes go where this request says.
+    pub fn aim(&mut self, request: PublishRequest) {
+        self.heads.clear();
+        self.heads.push(request.head);
+    }
+
     /// Sends a body and waits for its answer, whose body is returned.
     ///
     /// # Errors
@@ -209,6 +215,27 @@ impl Publisher {
             }
         }
     }
+}
+
+/// One call over a connection of its own; the answer's body as it came, chunks and all.
+///
+/// # Errors
+/// When it is refused or nobody answers.
+pub async fn get(target: &Target, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(target.address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+        target.token
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let end = memmem::find(&answer, b"\r\n\r\n").context("an answer without an end of its head")? + 4;
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        bail!("GET {path} was refused: {}", String::from_utf8_lossy(&answer[..end]));
+    }
+    answer.drain(..end);
+    Ok(answer)
 }
 
 /// The length of an answer's body; 204 has none and says so by having none.

@@ -1,7 +1,7 @@
 //! `tidegate bench`: a load client against a running daemon. Fan-out, replay, ingest; every reader's sequence is checked, latency is taken from the moment an event was due.
 //!
 //! [`http`] and [`reader`] speak just enough of the protocols to cost little; [`rows`] are the measurements; [`process`] and [`daemon`] start what is measured, `floor` is the bare broadcaster. [`goals`]
-//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards.
+//! measures all that is promised, beside that floor; `surfaces` is a crowd of dashboards, `rooms` very many rooms, `start` a start with a large log and a stop under load.
 
 pub mod daemon;
 mod floor;
@@ -9,9 +9,12 @@ pub mod goals;
 pub mod http;
 pub mod process;
 pub mod reader;
+mod rooms;
 pub mod rows;
+mod start;
 mod surfaces;
 
+use std::future::Future;
 use std::io::Write;
 use std::time::Duration;
 
@@ -24,7 +27,9 @@ use floor::FloorArguments;
 use goals::GoalsArguments;
 use http::Target;
 use reader::Transport;
+use rooms::RoomsArguments;
 use rows::{Fanout, Ingest, Replay, Report};
+use start::StartArguments;
 use surfaces::SurfacesArguments;
 
 /// What to measure.
@@ -48,6 +53,10 @@ enum Measurement {
     Surfaces(SurfacesArguments),
     /// All that is promised of tidegate's speed, measured beside a bare broadcaster on this machine
     Goals(GoalsArguments),
+    /// Very many rooms, some with a reader, thousands behind one pattern; a daemon is started for this
+    Rooms(RoomsArguments),
+    /// A start with a large log, and a stop under load; a daemon is started for this
+    Start(StartArguments),
     /// The bare broadcaster
     #[command(hide = true)]
     Floor(FloorArguments),
@@ -128,23 +137,34 @@ async fn target(server: &Server) -> anyhow::Result<Target> {
 }
 
 pub(super) async fn run(arguments: BenchArguments) -> anyhow::Result<()> {
-    let row = match arguments.row {
-        Measurement::Surfaces(surfaces) => return run_surfaces(surfaces, &arguments.server, arguments.json).await,
-        Measurement::Goals(goals) => return goals::run(goals, arguments.json).await,
-        Measurement::Floor(floor) => return tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
-        Measurement::Row(row) => row,
-    };
-    let target = target(&arguments.server).await?;
-    // One thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock.
+    let BenchArguments { row, server, json } = arguments;
+    match row {
+        Measurement::Surfaces(surfaces) => run_surfaces(surfaces, &server, json).await,
+        Measurement::Goals(goals) => goals::run(goals, json).await,
+        Measurement::Floor(floor) => tokio::task::spawn_blocking(move || floor::serve(&floor)).await?,
+        Measurement::Rooms(rooms) => alone(json, move |bar| async move { rooms::run(&rooms, &bar).await }).await,
+        Measurement::Start(start) => alone(json, move |bar| async move { start::run(&start, &bar).await }).await,
+        Measurement::Row(row) => {
+            let target = target(&server).await?;
+            alone(json, move |bar| async move { measure(&target, &row, &bar).await }).await
+        }
+    }
+}
+
+/// Measures on one thread, so that the client disturbs the daemon beside it as little as it can; and what it counts needs no lock. Then says what came out.
+async fn alone<M>(json: bool, measurement: impl FnOnce(ProgressBar) -> M + Send + 'static) -> anyhow::Result<()>
+where
+    M: Future<Output = anyhow::Result<Report>>,
+{
     let measured = tokio::task::spawn_blocking(move || {
         let bar = progress();
-        let report = rows::on_one_thread(measure(&target, &row, &bar));
+        let report = rows::on_one_thread(measurement(bar.clone()));
         bar.finish_and_clear();
         report
     });
     let report = measured.await??;
     let mut out = std::io::stdout();
-    if arguments.json {
+    if json {
         writeln!(out, "{}", report.to_json())?;
     } else {
         write!(out, "{report}")?;

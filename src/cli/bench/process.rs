@@ -167,12 +167,7 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).context("the server has ended")?;
-        // Its name may have anything in it; the 12th and 13th behind it are user and system time.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |split| split.1).split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).context("/proc has another form than expected")?;
-        Ok((user + system) / TICKS_PER_SECOND)
+        cpu_seconds(self.pid())
     }
 
     /// Its resident memory, in bytes.
@@ -200,6 +195,16 @@ fn listen(log: Option<impl Read + Send + 'static>, said: mpsc::SyncSender<String
             let _ = said.try_send(line);
         }
     });
+}
+
+/// Seconds of a core that a process of this machine has taken so far.
+pub(super) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the server has ended")?;
+    // Its name may have anything in it; the 12th and 13th behind it are user and system time.
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |split| split.1).split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
+    let (user, system) = ticks(11).zip(ticks(12)).context("/proc has another form than expected")?;
+    Ok((user + system) / TICKS_PER_SECOND)
 }
 
 /// Resident memory of a process of this machine, in bytes.

@@ -197,6 +197,27 @@ impl Reader {
         }
     }
 
+    /// Takes what comes and shows each event to `heard`, until that says it is enough (`true`) or the stream ends (`false`).
+    pub async fn each(&mut self, mut heard: impl FnMut(&[u8]) -> bool) -> bool {
+        loop {
+            let partial = std::mem::take(&mut self.partial);
+            let (mut at, mut enough) = (0, false);
+            while !enough && let Some((message, next)) = message(self.transport, &partial[at..]) {
+                at += next;
+                enough = message.starts_with(self.marks.event) && heard(message);
+            }
+            self.partial = partial;
+            self.partial.drain(..at);
+            if enough {
+                return true;
+            }
+            match self.stream.read_buf(&mut self.partial).await {
+                Ok(read) if read > 0 => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Takes what has come, into the buffer that all share; `None` at the end.
     fn poll(&mut self, context: &mut TaskContext<'_>, tally: &RefCell<Tally>) -> Poll<Option<u64>> {
         let mut tally = tally.borrow_mut();
@@ -282,7 +303,7 @@ fn message(transport: Transport, bytes: &[u8]) -> Option<(&[u8], usize)> {
 }
 
 /// The number behind these bytes. It is looked for first where it stood before.
-fn number(message: &[u8], mark: &[u8], stood_at: &mut usize) -> Option<u64> {
+pub(super) fn number(message: &[u8], mark: &[u8], stood_at: &mut usize) -> Option<u64> {
     if !message.get(*stood_at..).is_some_and(|rest| rest.starts_with(mark)) {
         *stood_at = memmem::find(message, mark)?;
     }

@@ -20,7 +20,7 @@ use super::reader::{Reader, Tally, Transport};
 /// Readers that connect at once.
 const CONNECTING: usize = 64;
 /// When nothing has come for so long, what is missing is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was measured.
 #[derive(Debug, Clone)]

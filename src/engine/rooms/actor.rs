@@ -119,8 +119,7 @@ impl RoomActor {
         if self.room.index().is_none() {
             return Ok(());
         }
-        let rooms = self.rooms.clone();
-        let log = rooms.log();
+        let log = self.rooms.log();
         if let Some(fault) = log.fault() {
             return Err(fault);
         }
@@ -130,10 +129,15 @@ impl RoomActor {
         if self.log_busy {
             return Err(LogError::Busy("events wait for the disk"));
         }
-        self.deliver().await;
-        let reserved = log.reserve(permits).await;
-        self.log_busy = reserved.is_err();
-        reserved
+        // In a box, as all that is rare here: an idle room keeps a place for whatever its actor may come to wait for.
+        Box::pin(async {
+            self.deliver().await;
+            let rooms = self.rooms.clone();
+            let reserved = rooms.log().reserve(permits).await;
+            self.log_busy = reserved.is_err();
+            reserved
+        })
+        .await
     }
 
     /// Takes out events whose id is known, also of those that stand twice in one publish; their places, and what each repeats.
@@ -251,7 +255,7 @@ impl RoomActor {
             return;
         }
         if self.room.settings().policy.on_full == OnFull::Wait {
-            self.deliver_waiting().await;
+            Box::pin(self.deliver_waiting()).await;
         } else {
             self.deliver_to_all().await;
         }
@@ -272,9 +276,15 @@ impl RoomActor {
             many.then(|| members.iter().map(|(id, member)| (*id, member.clone())).collect::<Vec<_>>())
         };
         // A list of its own, because readers come and go while others run in between.
-        for some in many.unwrap_or_default().chunks(READERS_AT_ONCE) {
-            some.iter().for_each(|(id, member)| self.offer(*id, member, &mut closed));
-            tokio::task::yield_now().await;
+        if let Some(many) = many {
+            let closed = &mut closed;
+            Box::pin(async move {
+                for some in many.chunks(READERS_AT_ONCE) {
+                    some.iter().for_each(|(id, member)| self.offer(*id, member, closed));
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
         }
         for id in closed {
             // It closed between two looks; what was counted as due to it comes to nobody.
@@ -396,7 +406,7 @@ impl Handler for RoomActor {
     async fn handle(&mut self, batch: &mut Batch<Order>, inbox: &mut Inbox<Order>) -> Result<Flow<()>, Fault> {
         self.log_busy = false;
         if !self.warm {
-            self.warm_up().await;
+            Box::pin(self.warm_up()).await;
         }
         let mut retire = false;
         for order in batch.messages.drain(..) {

@@ -212,9 +212,12 @@ impl Rooms {
         };
         // Its followers come first: their wishes are in its mailbox before anybody else can know the room.
         let known = room.index().is_some_and(|index| index.held().is_some());
-        let watchers = self.0.watchers.lock().clone();
-        let wanting = |watcher: &Watcher| watcher.pattern.matches(name) && !(watcher.joining && known);
-        for Watcher { subscriber, terms, .. } in watchers.into_iter().filter(wanting) {
+        let wanting = |watcher: &&Watcher| watcher.pattern.matches(name) && !(watcher.joining && known);
+        // Only those that want it are copied: there may be thousands of others.
+        let watchers = self.0.watchers.lock();
+        let wanted: Vec<Watcher> = watchers.iter().filter(wanting).cloned().collect();
+        drop(watchers);
+        for Watcher { subscriber, terms, .. } in wanted {
             let start = Start::After(room.head());
             let order = Order::Join { subscriber, start, terms, reply: None };
             // The mailbox is new and takes orders of this kind whatever it holds.

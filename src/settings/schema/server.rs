@@ -64,6 +64,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How long events that nobody waits for (ack=memory) may stay in the daemon's memory.",
     ),
     setting(
+        "log.group_wait",
+        Kind::Time(0, 1000),
+        "\"1ms\"",
+        "How long at most a flush waits for other publishers that are about to ask for one too; none is waited for where one publishes alone.",
+    ),
+    setting(
         "log.queue_events",
         Kind::Count(1, 10_000_000),
         "16384",
