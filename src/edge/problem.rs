@@ -18,6 +18,9 @@ pub(super) fn whole_seconds(time: std::time::Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
+/// Members of a problem's JSON, by name.
+type Members = Vec<(&'static str, Value)>;
+
 /// An error as a client sees it.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -29,8 +32,8 @@ pub struct Problem {
     allow: Option<&'static str>,
     /// A header of its own.
     header: Option<Box<(HeaderName, &'static str)>>,
-    /// What it says beside.
-    members: Vec<(&'static str, Value)>,
+    /// What it says beside; in a box, because it is seldom anything and problems come back from many calls.
+    members: Option<Box<Members>>,
     /// Whether nothing more is taken from this connection.
     closing: bool,
 }
@@ -47,7 +50,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             header: None,
-            members: Vec::new(),
+            members: None,
             closing: false,
         }
     }
@@ -137,8 +140,8 @@ impl Problem {
 
     /// With members of its own.
     #[must_use]
-    pub(super) fn and(self, members: Vec<(&'static str, Value)>) -> Self {
-        Self { members, ..self }
+    pub(super) fn and(self, members: Members) -> Self {
+        Self { members: Some(Box::new(members)), ..self }
     }
 
     /// With other words for people.
@@ -202,7 +205,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             body["retryAfter"] = seconds.into();
         }
-        for (name, value) in self.members {
+        for (name, value) in self.members.into_iter().flat_map(|members| *members) {
             body[name] = value;
         }
         let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::CACHE_CONTROL, "no-store")];

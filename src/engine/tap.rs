@@ -128,7 +128,7 @@ impl Tap {
         let session = Session::new(rooms.clone(), subscriber, profile, Gather::default(), meter, usize::MAX);
         let mut light = Light::start(session, inbox, WINDOW, census).await.map_err(TapError::Actor)?;
         let Wish { patterns, positions } = wish;
-        let start = positions.map_or(StartAt::Live, |positions| StartAt::After(Cursor::Rooms(positions)));
+        let start = positions.map_or(StartAt::Live, |positions| StartAt::After(Cursor::of_rooms(positions)));
         // Whatever a room's own policy: a reader that is slow reads on from the log.
         let contract = Contract { on_slow: Some(OnSlow::CatchUp), internal: true, ..Contract::default() };
         debug_assert_eq!(contract.terms().policy, Some(Policy::on_full(OnFull::CatchUp)));

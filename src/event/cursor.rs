@@ -9,7 +9,7 @@ use super::name::{NameError, RoomName};
 pub enum Cursor {
     /// The seq in the one room of the stream.
     Seq(u64),
-    /// Each room's seq: `dashboard=12,users=34`. Empty for a stream that has no rooms yet.
+    /// Each room's seq, in the order of their names: `dashboard=12,users=34`. Empty for a stream that has no rooms yet.
     Rooms(Vec<(RoomName, u64)>),
 }
 
@@ -42,7 +42,17 @@ impl Cursor {
             let (name, seq) = part.split_once('=').ok_or_else(wrong)?;
             Ok((RoomName::parse(name)?, parse_seq(seq).ok_or_else(wrong)?))
         });
-        parts.collect::<Result<_, _>>().map(Self::Rooms)
+        let rooms: Result<_, CursorError> = parts.collect();
+        rooms.map(Self::of_rooms)
+    }
+
+    /// A cursor of these rooms; of a room that is named twice the first holds.
+    #[must_use]
+    pub fn of_rooms(mut rooms: Vec<(RoomName, u64)>) -> Self {
+        // In order, so that a long one is not searched through for each of many rooms.
+        rooms.sort_by(|(one, _), (other, _)| one.cmp(other));
+        rooms.dedup_by(|later, first| later.0 == first.0);
+        Self::Rooms(rooms)
     }
 
     /// Where this cursor stands in a room, if it says; `alone` if the room is the stream's only one. 0 stands before everything in every room.
@@ -50,7 +60,10 @@ impl Cursor {
     pub fn of(&self, room: &RoomName, alone: bool) -> Option<u64> {
         match self {
             Self::Seq(seq) => (alone || *seq == 0).then_some(*seq),
-            Self::Rooms(rooms) => rooms.iter().find(|(name, _)| name == room).map(|(_, seq)| *seq),
+            Self::Rooms(rooms) => {
+                let at = rooms.binary_search_by(|(name, _)| name.cmp(room)).ok()?;
+                rooms.get(at).map(|(_, seq)| *seq)
+            }
         }
     }
 }
@@ -89,6 +102,16 @@ mod tests {
         for wrong in ["abc", "a=", "a=-1", "=5", "a=1;b=2", "a=1,b", "ä=1", "1.5"] {
             assert!(Cursor::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_cursor_of_many_rooms_finds_each_and_of_one_named_twice_the_first() {
+        let text: Vec<String> = (0..5000).rev().map(|at| format!("r{at}={at}")).collect();
+        let cursor = Cursor::parse(&format!("{},r7=1", text.join(","))).unwrap();
+        for at in 0..5000_u64 {
+            assert_eq!(cursor.of(&RoomName::parse(&format!("r{at}")).unwrap(), false), Some(at));
+        }
+        assert_eq!(cursor.of(&RoomName::parse("r").unwrap(), false), None);
     }
 
     proptest! {

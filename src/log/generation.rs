@@ -160,6 +160,16 @@ impl Generation {
         self.written.load(Ordering::Relaxed)
     }
 
+    /// Whether its database is open, or just being opened.
+    pub(super) fn is_open(&self) -> bool {
+        self.db.try_lock().is_none_or(|db| db.is_some())
+    }
+
+    /// When it was last read, in milliseconds since 1970.
+    pub(super) fn read_ms(&self) -> u64 {
+        self.read_ms.load(Ordering::Relaxed)
+    }
+
     /// Closes the database until it is read again, if nobody has read it since `ms`.
     pub(super) fn rest(&self, ms: u64) {
         if self.read_ms.load(Ordering::Relaxed) < ms {

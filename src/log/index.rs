@@ -54,6 +54,8 @@ struct State {
     /// Who wants them kept beyond retention, and after which seq.
     holds: Vec<(Arc<str>, u64)>,
     places: VecDeque<Place>,
+    /// The first seqs of those places that do not go on where the one before ends: as many as the daemon was killed, so that counting needs no look at every place.
+    seams: VecDeque<u64>,
     count: u64,
     bytes: u64,
 }
@@ -165,11 +167,12 @@ impl RoomIndex {
         let state = self.state.lock();
         let from = state.first_held(self.retention)?;
         let mut left = count;
-        for place in state.places.iter().rev() {
-            if u64::from(place.count) >= left {
-                return Some((place.last() - left).max(from - 1));
+        for (first, last) in state.stretches() {
+            let here = last + 1 - first;
+            if here >= left {
+                return Some((last - left).max(from - 1));
             }
-            left -= u64::from(place.count);
+            left -= here;
         }
         Some(from - 1)
     }
@@ -180,8 +183,8 @@ impl RoomIndex {
         let state = self.state.lock();
         let Some(from) = state.first_held(self.retention) else { return (0, 0) };
         let after = after.max(from - 1);
-        let places = state.places.range(state.index_after(after)..);
-        let count = places.map(|place| place.last() - place.first.max(after.saturating_add(1)) + 1).sum();
+        let stretches = state.stretches().take_while(|(_, last)| *last > after);
+        let count = stretches.map(|(first, last)| last - first.max(after.saturating_add(1)) + 1).sum();
         (count, state.places.back().map_or(0, Place::last))
     }
 
@@ -215,6 +218,8 @@ impl RoomIndex {
         state.count += u64::from(place.count);
         state.bytes += u64::from(place.bytes);
         state.places.push_back(place);
+        let at = state.places.len() - 1;
+        state.note_seam(at);
         let gone = state.let_go(self.retention, place.arrived_ms);
         drop(state);
         self.logged.store(place.last(), Ordering::Release);
@@ -232,6 +237,8 @@ impl RoomIndex {
         state.count += u64::from(place.count);
         state.bytes += u64::from(place.bytes);
         state.places.insert(at, place);
+        state.note_seam(at);
+        state.note_seam(at + 1);
         drop(state);
         self.logged.fetch_max(place.last(), Ordering::AcqRel);
     }
@@ -322,7 +329,38 @@ impl State {
             self.gone_count += u64::from(front.count);
             self.count -= u64::from(front.count);
             self.bytes -= u64::from(front.bytes);
+            // What is first has nothing before it to go on from.
+            let first = self.places.front().map_or(u64::MAX, |front| front.first);
+            while self.seams.front().is_some_and(|seam| *seam <= first) {
+                self.seams.pop_front();
+            }
         }
+    }
+
+    /// Notes whether the place at an index goes on where the one before it ends.
+    fn note_seam(&mut self, index: usize) {
+        let Some(place) = self.places.get(index) else { return };
+        let first = place.first;
+        let before = index.checked_sub(1).and_then(|before| self.places.get(before));
+        let apart = before.is_some_and(|before| before.last() + 1 != first);
+        match self.seams.binary_search(&first) {
+            Err(at) if apart => self.seams.insert(at, first),
+            Ok(at) if !apart => {
+                self.seams.remove(at);
+            }
+            _ => {}
+        }
+    }
+
+    /// Runs of consecutive seqs, first and last of each, newest first.
+    fn stretches(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut end = self.places.len();
+        let firsts = self.seams.iter().rev().copied().chain(self.places.front().map(|front| front.first));
+        firsts.filter_map(move |first| {
+            let last = self.places.get(end.checked_sub(1)?)?.last();
+            end = self.places.partition_point(|place| place.first < first);
+            Some((first, last))
+        })
     }
 
     /// The first seq that retention by count still keeps; inside a section seqs are consecutive.

@@ -25,6 +25,8 @@ const COPY_SECTIONS: usize = 256;
 const COPY_WAIT: Duration = Duration::from_secs(5);
 /// A sealed generation that nobody reads is closed after this time.
 const REST_AFTER: Duration = Duration::from_secs(10);
+/// Sealed generations that readers keep open at once: each has a cache of its own, and threads of its database.
+pub(super) const OPEN: usize = 16;
 
 /// What is still kept of sealed generations.
 pub(super) struct Kept {
@@ -184,8 +186,23 @@ impl Shared {
 
     pub(super) fn delete(&self, generation: &Arc<Generation>) -> Result<(), LogError> {
         self.generations.write().retain(|other| other.number != generation.number);
+        self.cache.forget(generation.number);
         tracing::debug!(generation = generation.number, "log: generation deleted");
         generation.delete()
+    }
+
+    /// Closes the one of the sealed generations that was not read for longest, if this one is to be opened and there are [`OPEN`] already: readers that stand anywhere would have all open.
+    pub(super) fn close_for(&self, wanted: &Generation) {
+        if wanted.is_open() {
+            return;
+        }
+        let sealed = self.sealed();
+        let open: Vec<_> = sealed.iter().filter(|other| other.number != wanted.number && other.is_open()).collect();
+        if open.len() >= OPEN
+            && let Some(oldest) = open.iter().min_by_key(|generation| generation.read_ms())
+        {
+            oldest.close();
+        }
     }
 
     pub(super) fn rest(&self) {

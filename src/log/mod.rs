@@ -1,12 +1,14 @@
 //! The log: what has happened, on the disk. In come numbered events, out go replays, retention's verdicts and an acknowledgement worth what it says. Knows no reader and no HTTP.
 //!
-//! One writer thread packs what waits into chunks and commits it as a group (`writer`), by a file ahead of the database (`ahead`); chunks lie in generations, each a database of its own (`generation`), which are deleted
-//! whole; where a room's events lie is kept in memory (`index`); a few threads read replays (`reader`); the directory is locked and marked (`directory`). All
+//! One writer thread packs what waits into chunks and commits it as a group (`writer`), by a file ahead of the database (`ahead`); chunks lie in generations, each a database of its own
+//! (`generation`), which are deleted whole; where a room's events lie is kept in memory (`index`); a few threads read replays (`reader`), of which what was read lately stays in memory
+//! (`cache`); the directory is locked and marked (`directory`). All
 //! disk work happens on these threads or in [`Log::housekeep`], which must be called from a thread that may block.
 //!
 //! Begin reading at [`Log::open`], [`Log::append`], [`Log::read`].
 
 mod ahead;
+mod cache;
 mod chunk;
 mod directory;
 mod error;
@@ -29,6 +31,7 @@ use smallvec::SmallVec;
 use tokio::sync::{Semaphore, oneshot};
 
 use ahead::Ahead;
+use cache::ReadCache;
 use directory::Directory;
 pub use error::LogError;
 use generation::{Contents, Generation};
@@ -42,10 +45,15 @@ use crate::event::{Ack, Event, RoomKey, RoomName};
 use crate::metrics::record;
 use crate::settings;
 
+/// One step of a long reading, in events and in bytes.
+const STEP_EVENTS: usize = 1024;
+const STEP_BYTES: usize = 1 << 20;
+
 /// What all parts of the log share.
 pub(crate) struct Shared {
     settings: settings::Log,
     index: Index,
+    cache: ReadCache,
     generations: RwLock<Vec<Arc<Generation>>>,
     /// After the generations, because what is declared last is dropped last and the directory's lock goes with it.
     directory: Directory,
@@ -143,6 +151,7 @@ impl Log {
             settings: settings.clone(),
             directory,
             index,
+            cache: ReadCache::new(settings.read_cache_bytes),
             generations: RwLock::new(generations),
             permits: Semaphore::new(settings.queue_events),
             fault: Mutex::new(None),
@@ -267,7 +276,20 @@ impl Log {
         self.readers.request(read)
     }
 
-    /// Asks for events of a room and waits for them.
+    /// The events of a room after a seq, as far as others have read them lately: at once, without a thread. `None` if the next one is not held; then ask for it.
+    #[must_use]
+    pub fn read_held(
+        &self,
+        key: &RoomKey,
+        index: &RoomIndex,
+        after: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Option<Vec<Arc<Event>>> {
+        reader::read_held(&self.shared, key, index, after, events_max, bytes_max)
+    }
+
+    /// Asks for events of a room and waits for them. Many are asked for in steps, so that others get in between.
     ///
     /// # Errors
     /// [`LogError::Busy`], or what is wrong with the log.
@@ -278,16 +300,43 @@ impl Log {
         after: u64,
         events_max: usize,
     ) -> Result<Vec<Arc<Event>>, LogError> {
-        let (answer, events) = oneshot::channel();
-        self.read(Read {
-            key: key.clone(),
-            index: Arc::clone(index),
-            after,
-            events_max,
-            bytes_max: usize::MAX,
-            answer: Box::new(move |outcome| drop(answer.send(outcome))),
-        })?;
-        events.await.map_err(|_| LogError::Closed)?
+        self.read_within(key, index, after, events_max, usize::MAX).await
+    }
+
+    /// The same, and no further once there are so many bytes of events.
+    ///
+    /// # Errors
+    /// As [`Log::read_wait`].
+    pub async fn read_within(
+        &self,
+        key: &RoomKey,
+        index: &Arc<RoomIndex>,
+        mut after: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Event>>, LogError> {
+        let mut bytes = 0;
+        let mut read = Vec::new();
+        loop {
+            let (answer, events) = oneshot::channel();
+            self.read(Read {
+                key: key.clone(),
+                index: Arc::clone(index),
+                after,
+                events_max: (events_max - read.len()).min(STEP_EVENTS),
+                bytes_max: STEP_BYTES.min(bytes_max - bytes),
+                answer: Box::new(move |outcome| drop(answer.send(outcome))),
+            })?;
+            let events = events.await.map_err(|_| LogError::Closed)??;
+            let Some(last) = events.last() else { return Ok(read) };
+            after = last.seq;
+            bytes += events.iter().map(|event| event.bytes()).sum::<usize>();
+            read.extend(events);
+            // Where the log ends, another look would find nothing.
+            if read.len() >= events_max || bytes >= bytes_max || after >= index.logged() {
+                return Ok(read);
+            }
+        }
     }
 
     /// Has something done whenever a generation is full, which is when there may be an old one to delete. Runs on the writer's thread and must not block.
@@ -389,5 +438,7 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod reading_tests;
 #[cfg(test)]
 mod tests;

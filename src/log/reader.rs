@@ -1,20 +1,30 @@
 //! The log's readers: a few OS threads that read replays from the disk, in steps, so that none holds up another.
 //!
-//! Bound: [`QUEUE`] requests wait; who asks beyond that is refused and asks again. Each request is answered by a callback, which for a connection puts the answer into its mailbox.
+//! Bound: [`QUEUE`] requests wait; who asks beyond that is refused and asks again. Each request is bounded in events, bytes and chunks, and answered by a callback, which for a connection puts
+//! the answer into its mailbox. What was decoded stays for others who come for it ([`super::cache`]); whoever finds its next events there asks no thread.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::cache::Run;
 use super::chunk::Section;
-use super::index::RoomIndex;
+use super::generation::Generation;
+use super::index::{Place, RoomIndex};
 use super::{LogError, Shared};
 use crate::event::{Event, RoomKey};
 use crate::metrics::record;
 
 /// Requests that may wait. One connection has at most one out.
 const QUEUE: usize = 8192;
+/// Chunks that one request opens at most, so that a room with an event in each does not hold up the others.
+const CHUNKS: usize = 64;
+/// How often the index is asked again where what it said has moved meanwhile.
+const ASKED_AGAIN: usize = 3;
+/// How much these threads give way to those that deliver what happens now: of a core that both want they get a quarter.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 5;
 
 /// What is done with the events that were read.
 pub(super) type Answer = Box<dyn FnOnce(Result<Vec<Arc<Event>>, LogError>) + Send>;
@@ -73,6 +83,7 @@ fn shared_path(_: &Sender<Read>) -> &'static std::path::Path {
 }
 
 fn work(shared: &Shared, waiting: &Receiver<Read>) {
+    give_way();
     while let Ok(request) = waiting.recv() {
         let Read { key, index, after, events_max, bytes_max, answer } = request;
         let begun = Instant::now();
@@ -86,7 +97,75 @@ fn work(shared: &Shared, waiting: &Receiver<Read>) {
     }
 }
 
-/// Reads the events after `after`, oldest first.
+/// Has the calling thread give way to those that deliver what happens now.
+fn give_way() {
+    // Elsewhere this would be the whole process's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "log: a reader's thread keeps its priority");
+    }
+}
+
+/// What has been gathered for one answer.
+struct Gathered {
+    events: Vec<Arc<Event>>,
+    bytes: usize,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+impl Gathered {
+    fn new(events_max: usize, bytes_max: usize) -> Self {
+        Self { events: Vec::new(), bytes: 0, events_max, bytes_max }
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= self.events_max || (self.bytes >= self.bytes_max && !self.events.is_empty())
+    }
+
+    /// Takes what lies after `after`, as much as there is place for.
+    fn take(&mut self, run: &[Arc<Event>], after: u64) {
+        let from = run.partition_point(|event| event.seq <= after);
+        for event in &run[from..] {
+            if self.is_full() {
+                break;
+            }
+            self.bytes += event.bytes();
+            self.events.push(Arc::clone(event));
+        }
+    }
+}
+
+/// Where a reader that has everything up to `after` goes on: retention by count cuts inside a section.
+fn begin(index: &RoomIndex, after: u64) -> u64 {
+    index.first_after(after).map_or(after, |first| first - 1)
+}
+
+/// The events after `after`, oldest first, as far as they were read lately; `None` if the first of them was not.
+pub(super) fn read_held(
+    shared: &Shared,
+    key: &RoomKey,
+    index: &RoomIndex,
+    after: u64,
+    events_max: usize,
+    bytes_max: usize,
+) -> Option<Vec<Arc<Event>>> {
+    if !shared.cache.holds() {
+        return None;
+    }
+    let after = begin(index, after);
+    let mut gathered = Gathered::new(events_max, bytes_max);
+    for place in index.places_after(after, events_max) {
+        if gathered.is_full() || shared.generation(place.generation).is_none() {
+            break;
+        }
+        let Some(run) = shared.cache.get(&place, key) else { break };
+        gathered.take(&run.events, after);
+    }
+    (!gathered.events.is_empty()).then_some(gathered.events)
+}
+
+/// Reads the events after `after`, oldest first; at least one if there is any, and not necessarily as many as there are.
 pub(super) fn read(
     shared: &Shared,
     key: &RoomKey,
@@ -95,37 +174,90 @@ pub(super) fn read(
     events_max: usize,
     bytes_max: usize,
 ) -> Result<Vec<Arc<Event>>, LogError> {
-    let mut events = Vec::new();
-    // Retention by count cuts inside a section.
-    let after = index.first_after(after).map_or(after, |first| first - 1);
-    let mut bytes = 0;
-    for place in index.places_after(after, events_max) {
-        let Some(generation) = shared.generation(place.generation) else {
-            // Deleted since the index was asked: what is left begins later, and the reader is told by a gap.
-            continue;
+    for _ in 0..ASKED_AGAIN {
+        let mut gathered = Gathered::new(events_max, bytes_max);
+        if read_places(shared, key, index, after, &mut gathered, false)? {
+            return Ok(gathered.events);
+        }
+    }
+    let mut gathered = Gathered::new(events_max, bytes_max);
+    read_places(shared, key, index, after, &mut gathered, true)?;
+    Ok(gathered.events)
+}
+
+/// Gathers events; `false` if a generation went since the index was asked, before any event was found. What lay there may have been copied, and the index knows where it is now; if
+/// it is to be passed over (`anyhow`), what is left begins later, and the reader is told by a gap.
+fn read_places(
+    shared: &Shared,
+    key: &RoomKey,
+    index: &RoomIndex,
+    after: u64,
+    gathered: &mut Gathered,
+    anyhow: bool,
+) -> Result<bool, LogError> {
+    let after = begin(index, after);
+    // Several sections of a room may lie in one chunk, where copies were packed or many rooms share it.
+    let mut opened = Opened { generation: 0, position: 0, chunk: Vec::new(), count: 0 };
+    for place in index.places_after(after, gathered.events_max) {
+        if gathered.is_full() || (opened.count >= CHUNKS && !gathered.events.is_empty()) {
+            break;
+        }
+        let run = match shared.generation(place.generation) {
+            Some(generation) => match shared.cache.get(&place, key) {
+                Some(run) => Some(run),
+                None => match opened.run(shared, &generation, &place, key) {
+                    Ok(run) => Some(run),
+                    // Deleted in this moment.
+                    Err(_) if shared.generation(place.generation).is_none() => None,
+                    Err(error) => return Err(error),
+                },
+            },
+            None => None,
         };
-        let chunk = match generation.get(place.position) {
-            Ok(chunk) => chunk,
-            // Deleted in this moment.
-            Err(_) if shared.generation(place.generation).is_none() => continue,
-            Err(error) => return Err(error),
-        };
+        match run {
+            Some(run) => gathered.take(&run.events, after),
+            // What comes behind would be behind a hole.
+            None if !gathered.events.is_empty() => break,
+            None if anyhow => {}
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// The chunk that was opened last.
+struct Opened {
+    generation: u32,
+    position: u64,
+    chunk: Vec<u8>,
+    /// How many were opened.
+    count: usize,
+}
+
+impl Opened {
+    /// Decodes the events at a place.
+    fn run(&mut self, shared: &Shared, generation: &Generation, place: &Place, key: &RoomKey) -> Result<Run, LogError> {
+        if self.chunk.is_empty() || (self.generation, self.position) != (place.generation, place.position) {
+            shared.close_for(generation);
+            self.chunk = generation.get(place.position)?;
+            (self.generation, self.position) = (place.generation, place.position);
+            self.count += 1;
+        }
         let damaged = |_| LogError::Damaged {
             path: generation.path().to_owned(),
             reason: format!("chunk {} cannot be read", place.position),
         };
-        let mut section = Section::at(&chunk, place.offset as usize).map_err(damaged)?;
+        let mut section = Section::at(&self.chunk, place.offset as usize).map_err(damaged)?;
+        let mut events = Vec::with_capacity(place.count as usize);
         while let Some(parts) = section.next().map_err(damaged)? {
-            if parts.seq <= after {
-                continue;
-            }
-            let event = Event::new(key, &parts);
-            bytes += event.bytes();
-            events.push(Arc::new(event));
-            if events.len() >= events_max || bytes >= bytes_max {
-                return Ok(events);
-            }
+            events.push(Arc::new(Event::new(key, &parts)));
         }
+        let run = Run::new(events);
+        shared.cache.put(place, &run);
+        // It may have been deleted, and forgotten, meanwhile.
+        if shared.generation(place.generation).is_none() {
+            shared.cache.forget(place.generation);
+        }
+        Ok(run)
     }
-    Ok(events)
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::event::{NewEvent, Parts};
 use crate::settings::{Settings, Sources};
 
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 fn settings(dir: &Path, more: &[(&str, &str)]) -> Settings {
     let mut flags = vec![("log.dir".to_owned(), dir.display().to_string())];
@@ -18,17 +18,22 @@ fn settings(dir: &Path, more: &[(&str, &str)]) -> Settings {
     Settings::load(&Sources { flags, ..Sources::default() }).unwrap()
 }
 
-fn open(dir: &Path, more: &[(&str, &str)]) -> Result<Log, LogError> {
+pub(super) fn open(dir: &Path, more: &[(&str, &str)]) -> Result<Log, LogError> {
     let settings = settings(dir, more);
     Log::open(&settings.log, &settings.rooms)
 }
 
-fn key(name: &str) -> RoomKey {
+pub(super) fn key(name: &str) -> RoomKey {
     RoomKey::new(RoomName::parse(name).unwrap(), Policy::default())
 }
 
 /// Appends events with these seqs and waits until they are logged.
-async fn append(log: &Log, key: &RoomKey, seqs: std::ops::RangeInclusive<u64>, bytes: usize) -> Arc<RoomIndex> {
+pub(super) async fn append(
+    log: &Log,
+    key: &RoomKey,
+    seqs: std::ops::RangeInclusive<u64>,
+    bytes: usize,
+) -> Arc<RoomIndex> {
     let room = log.room_or_create(key.name(), *seqs.start());
     let data = format!("\"{}\"", "x".repeat(bytes));
     let events = seqs.map(|seq| {
@@ -39,7 +44,7 @@ async fn append(log: &Log, key: &RoomKey, seqs: std::ops::RangeInclusive<u64>, b
     room
 }
 
-async fn seqs(log: &Log, key: &RoomKey, after: u64) -> Vec<u64> {
+pub(super) async fn seqs(log: &Log, key: &RoomKey, after: u64) -> Vec<u64> {
     let Some(room) = log.room(key.name()) else { return Vec::new() };
     log.read_wait(key, &room, after, 1_000_000).await.unwrap().iter().map(|event| event.seq).collect()
 }

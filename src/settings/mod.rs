@@ -81,6 +81,7 @@ pub struct Log {
     pub append_timeout: Duration,
     pub sync_timeout: Duration,
     pub readers: usize,
+    pub read_cache_bytes: usize,
     pub tails_bytes: usize,
 }
 
@@ -357,6 +358,7 @@ fn log(v: &Values) -> Option<Log> {
         append_timeout: v.time("log.append_timeout"),
         sync_timeout: v.time("log.sync_timeout"),
         readers: v.length("log.readers"),
+        read_cache_bytes: v.length("log.read_cache_bytes"),
         tails_bytes: v.length("log.tails_bytes"),
     })
 }

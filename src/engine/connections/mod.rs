@@ -50,7 +50,7 @@ pub enum Control {
     },
     /// The state of a room it follows, where that was not there when it joined.
     Snapshot(RoomKey, Arc<Snapshot>),
-    /// Too many waited for the disk: ask again.
+    /// Too many waited for the disk, or others had their turn: read on now.
     ReadAgain,
     /// What it has shown ends soon.
     Expiring {

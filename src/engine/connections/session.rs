@@ -125,8 +125,10 @@ pub struct Session<D: Dialect> {
     rooms_max: u32,
     /// Whether it follows one room by its name, whose seq is its cursor.
     alone: bool,
-    /// Whether an answer from the disk is awaited.
+    /// Whether an answer from the disk is awaited, or a turn.
     reading: bool,
+    /// Whether it may take a step in history now.
+    turn: bool,
     closing: Option<Closing>,
     /// How what it asked for by these patterns is served, where it said.
     contracts: Option<Box<Contracts>>,
@@ -169,6 +171,7 @@ impl<D: Dialect> Session<D> {
             follows: Follows::default(),
             behind: VecDeque::new(),
             reading: false,
+            turn: false,
             alone: false,
             shed: Vec::new(),
             rooms_max: u32::try_from(rooms_max).unwrap_or(u32::MAX),
@@ -333,7 +336,7 @@ impl<D: Dialect> Session<D> {
                 }
             }
             Control::Snapshot(room, snapshot) => self.take_state(&room, &snapshot),
-            Control::ReadAgain => self.reading = false,
+            Control::ReadAgain => (self.reading, self.turn) = (false, true),
             Control::Expiring { at_ms } => self.tell(&Notice::Expiring { at_ms }),
             Control::Rights => self.leave_what_is_not_allowed(),
             Control::Follow(change, contract) => self.follow_too(change, contract),
@@ -425,13 +428,7 @@ impl<D: Dialect> Handler for Session<D> {
             self.behind.push_back(key);
         }
         if self.closing.is_none() {
-            while !self.behind.is_empty() && !self.reading && self.dialect.gathered() < WRITE_BYTES {
-                self.catch_up(inbox);
-            }
-            if !self.behind.is_empty() && !self.reading {
-                // More of the history is there; first what was gathered goes out, then this comes again.
-                inbox.mailbox().tick();
-            }
+            self.catch_up(inbox);
         }
         if self.contracts.is_some() {
             self.let_go_what_is_due(inbox);

@@ -7,6 +7,9 @@ use super::room::Room;
 use crate::event::Event;
 use crate::log::{LogError, RoomIndex};
 
+/// What one reading for somebody who waits may bring into memory, whatever number of events was asked for.
+const WAIT_BYTES: usize = 8 << 20;
+
 /// Where a reader wants to begin in one room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -92,14 +95,7 @@ impl Room {
             Start::Since(ms) => {
                 let in_tail = self.tail.lock().before_time(ms);
                 let in_log = || self.index().and_then(|index| index.before_time(ms));
-                let in_memory = || {
-                    self.tail
-                        .lock()
-                        .after(0, usize::MAX, usize::MAX)
-                        .iter()
-                        .find(|event| event.arrived_ms >= ms)
-                        .map(|event| event.seq - 1)
-                };
+                let in_memory = || self.tail.lock().before_first_since(ms);
                 (in_tail.or_else(in_log).or_else(in_memory).unwrap_or(head), None)
             }
             Start::Tail(0) => (head, None),
@@ -108,7 +104,7 @@ impl Room {
                 // Of what is in the tail only, the log knows nothing.
                 let in_log = || {
                     let index = self.index()?;
-                    let unlogged = self.tail.lock().after(index.logged(), usize::MAX, usize::MAX).len() as u64;
+                    let unlogged = self.tail.lock().count_after(index.logged()) as u64;
                     index.before_newest(count.saturating_sub(unlogged))
                 };
                 let in_memory = || self.tail.lock().front().map(|front| front.seq - 1);
@@ -132,14 +128,14 @@ impl Room {
         Step::Events(tail.after(after, events_max, bytes_max))
     }
 
-    /// Reads on, from memory or from the disk, waiting for it.
+    /// Reads on, from memory or from the disk, waiting for it; where events are large, fewer than asked for.
     ///
     /// # Errors
     /// What is wrong with the log.
     pub async fn read_wait(&self, after: u64, events_max: usize) -> Result<Vec<Arc<Event>>, LogError> {
-        match self.read(after, events_max, usize::MAX) {
+        match self.read(after, events_max, WAIT_BYTES) {
             Step::Events(events) => Ok(events),
-            Step::Disk(index) => self.log().read_wait(self.key(), &index, after, events_max).await,
+            Step::Disk(index) => self.log().read_within(self.key(), &index, after, events_max, WAIT_BYTES).await,
         }
     }
 

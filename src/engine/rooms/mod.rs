@@ -12,6 +12,7 @@ pub mod room;
 mod sequencer;
 mod state;
 pub mod tail;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ pub use publish::{Publish, PublishError, Receipt};
 pub use room::{Joined, Order, Room, Subscriber, Terms};
 pub use sequencer::Sequencer;
 pub use state::Snapshot;
+pub use turns::Turns;
 
 use crate::engine::connections::{Closing, Delivery};
 use crate::event::{Cursor, Pattern, RoomName};
@@ -52,6 +54,7 @@ struct Registry {
     watchers: Mutex<Vec<Watcher>>,
     settings: Arc<Settings>,
     log: Log,
+    turns: Turns,
     supervisor: Supervisor,
     /// Bytes of all rooms' tails.
     tails_bytes: Arc<AtomicUsize>,
@@ -93,6 +96,7 @@ impl Rooms {
             watchers: Mutex::new(Vec::new()),
             settings,
             log,
+            turns: Turns::default(),
             supervisor,
             tails_bytes: Arc::new(AtomicUsize::new(0)),
             floor: AtomicU64::new(0),
@@ -126,6 +130,12 @@ impl Rooms {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.0.log
+    }
+
+    /// Who may take a step in history now.
+    #[must_use]
+    pub fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     /// The rooms in memory.

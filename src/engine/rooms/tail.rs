@@ -114,6 +114,13 @@ impl Tail {
         self.events.get(at).map(|event| event.seq - 1)
     }
 
+    /// The seq before the first event here that arrived at `ms` or later.
+    #[must_use]
+    pub fn before_first_since(&self, ms: u64) -> Option<u64> {
+        let at = self.events.partition_point(|event| event.arrived_ms < ms);
+        self.events.get(at).map(|event| event.seq - 1)
+    }
+
     /// The seq before the first event that arrived at `ms` or later, if the tail reaches back before that time.
     #[must_use]
     pub fn before_time(&self, ms: u64) -> Option<u64> {

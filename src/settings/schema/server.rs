@@ -83,6 +83,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     setting("log.readers", Kind::Count(1, 64), "2", "Threads that read replays from the disk."),
     setting(
+        "log.read_cache_bytes",
+        Kind::Size(0, TIB),
+        "\"32MiB\"",
+        "Events read from the disk that are held in memory, so that many readers who come back at once cost one reading; 0 holds none.",
+    ),
+    setting(
         "log.tails_bytes",
         Kind::Size(0, TIB),
         "\"256MiB\"",

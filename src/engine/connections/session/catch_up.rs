@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate_actors::{Inbox, Level};
 
 use super::super::{Control, Delivery, Dialect};
-use super::{Session, books};
+use super::{Session, WRITE_BYTES, books};
 use crate::engine::rooms::{Gap, Step};
 use crate::event::{Event, RoomKey};
 use crate::log::{LogError, Read, RoomIndex};
@@ -77,8 +77,26 @@ impl<D: Dialect> Session<D> {
         self.renew_state(key);
     }
 
-    /// Takes one step in the history of the next room that is behind.
+    /// Reads on where it is behind, as much as fits into one write, if it is its turn; else it is woken when it is.
     pub(super) fn catch_up(&mut self, inbox: &mut Inbox<Delivery>) {
+        if self.behind.is_empty() || self.reading {
+            return;
+        }
+        if !std::mem::take(&mut self.turn) && !self.rooms.turns().take(inbox.mailbox()) {
+            self.reading = true;
+            return;
+        }
+        while !self.behind.is_empty() && !self.reading && self.dialect.gathered() < WRITE_BYTES {
+            self.step(inbox);
+        }
+        if !self.behind.is_empty() && !self.reading {
+            // More of the history is there; first what was gathered goes out, then this comes again.
+            inbox.mailbox().tick();
+        }
+    }
+
+    /// Takes one step in the history of the next room that is behind.
+    fn step(&mut self, inbox: &mut Inbox<Delivery>) {
         let Some(key) = self.behind.front().cloned() else { return };
         self.step_over_gap(&key, None);
         let Some(follow) = self.follows.get(&key) else {
@@ -89,7 +107,14 @@ impl<D: Dialect> Session<D> {
         let head = follow.room.head();
         match follow.room.read(follow.reached, READ_EVENTS, READ_BYTES) {
             Step::Events(events) => self.read_on(&key, head, &events, inbox),
-            Step::Disk(index) => self.ask(key.clone(), index, follow.reached, head, inbox),
+            Step::Disk(index) => {
+                let after = follow.reached;
+                // What others who came back have read lately needs no thread.
+                match self.rooms.log().read_held(&key, &index, after, READ_EVENTS, READ_BYTES) {
+                    Some(events) => self.read_on(&key, head, &events, inbox),
+                    None => self.ask(key, index, after, head, inbox),
+                }
+            }
         }
     }
 

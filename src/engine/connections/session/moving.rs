@@ -31,6 +31,7 @@ impl<D: Dialect> Session<D> {
             rooms_max: self.rooms_max,
             alone: self.alone,
             reading: self.reading,
+            turn: self.turn,
             closing: None,
             contracts: self.contracts.take(),
             alarm: self.alarm.take(),
