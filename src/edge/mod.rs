@@ -1,6 +1,6 @@
 //! The edge: the only part that knows HTTP. In come requests, out go the engine's answers in their dialects. Computes nothing itself.
 //!
-//! [`server`] accepts sockets and bounds them; [`way_in`] is what every request passes, `native` lists the routes; `auth` asks for a credential first; `stream` finds the transport for one URL, served by `ws`, `sse`
+//! [`server`] accepts sockets and bounds them; [`way_in`] is what every request passes, `native` lists the routes; `auth` asks for a credential first; `stream` finds the transport for one URL, served by `ws` (on `websocket`), `sse`
 //! and `poll`; `dialects` are the wire shapes; `surfaces` speak existing dashboards' languages; [`problem`] is how errors look.
 
 mod answer;
@@ -33,6 +33,7 @@ mod stream;
 mod surfaces;
 pub mod tls;
 pub mod way_in;
+mod websocket;
 mod wellformed;
 pub mod ws;
 

@@ -270,7 +270,7 @@ impl Serving {
 
     fn serve_http1(self: &Arc<Self>, wire: Wire, peer: Peer, places: Held) {
         let kill = places.kill.clone();
-        let socket = TokioIo::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
+        let socket = Io::new(Socket::new(wire, self.gate.write_timeout, kill.clone(), places));
         let mut connection = self.http1.serve_connection(socket, service(&self.api, peer, kill)).with_upgrades();
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
@@ -350,8 +350,13 @@ struct Gate {
     write_timeout: Duration,
 }
 
+/// A client's socket with what it takes.
+pub(super) type Wired = Socket<Held>;
+/// The same as hyper has it over HTTP/1, and gives it back where it becomes something else.
+pub(super) type Io = TokioIo<Wired>;
+
 /// What one socket takes while it is open.
-struct Held {
+pub(super) struct Held {
     _place: Place,
     _ip: Option<IpPlace<IpAddr>>,
     kill: Kill,

@@ -12,6 +12,7 @@ use tokio::time::Sleep;
 use super::caller::Caller;
 use super::params::Params;
 use super::problem::Problem;
+use super::websocket::Upgrade;
 use super::{Edge, contract, poll, sse, wellformed, ws};
 use crate::auth::Rights;
 use crate::engine::connections::profile::Who;
@@ -82,7 +83,7 @@ pub(super) async fn open(State(edge): State<Edge>, caller: Caller, request: Requ
     let wish = wish(&params, request.headers(), edge.settings().limits.rooms_per_connection)?;
     check_rights(&caller.identity.rights, &wish.patterns)?;
     if upgrade {
-        let upgrade = ws::upgrade(request).await?;
+        let upgrade = Upgrade::take(request)?;
         return ws::open(edge, caller, wish, upgrade).await;
     }
     if wish.patterns.is_empty() {

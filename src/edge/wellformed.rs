@@ -2,7 +2,7 @@
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -52,8 +52,8 @@ pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
     lists(headers, &header::UPGRADE, "websocket")
 }
 
-/// Checks a WebSocket handshake (RFC 6455, section 4.2.1) and writes it as the extractor behind it expects it.
-pub(super) fn check_handshake(headers: &mut HeaderMap) -> Result<(), Problem> {
+/// Checks a WebSocket handshake (RFC 6455, section 4.2.1).
+pub(super) fn check_handshake(headers: &HeaderMap) -> Result<(), Problem> {
     let bad = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", detail);
     if !lists(headers, &header::CONNECTION, "upgrade") {
         return Err(bad("Connection: expected Upgrade, as for every WebSocket"));
@@ -71,8 +71,6 @@ pub(super) fn check_handshake(headers: &mut HeaderMap) -> Result<(), Problem> {
     if nonce.is_none_or(|nonce| nonce.len() != NONCE_BYTES) {
         return Err(bad("Sec-WebSocket-Key: expected 16 bytes in base64, once"));
     }
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     Ok(())
 }
 

@@ -13,15 +13,13 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{FromRequestParts, Request};
-use axum::http::StatusCode;
 use axum::response::Response;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, Sleep, sleep_until};
-// The version that axum has inside, whose errors say what was wrong.
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Edge;
 use super::caller::Caller;
@@ -29,7 +27,7 @@ use super::dialects::ws::{Messages, Ws};
 use super::problem::Problem;
 use super::server::Peer;
 use super::stream::{self, Started, Turn, Wish};
-use super::wellformed;
+use super::websocket::{Upgrade, WebSocket};
 use crate::engine::connections::supervisor::{Connection, Member};
 use crate::engine::connections::{Closing, Dialect, Notice};
 use crate::limits::{MessageRate, Verdict};
@@ -38,12 +36,8 @@ use crate::settings::Settings;
 
 /// Publishes of one connection under way at once.
 const PUBLISHES: usize = 64;
-/// The read side is small, because there are many connections and clients say little; a longer message makes it grow.
-const READ_BUFFER_BYTES: usize = 1024;
 /// So many writes in a row without a look at what the client says.
 const HASTY_WRITES: usize = 8;
-/// Messages are gathered up to here before they are written.
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// How long a client may take to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -89,40 +83,21 @@ pub(in crate::edge) trait Talk: Dialect<Output = Messages> + Sized {
     }
 }
 
-/// Takes a request's upgrade, if it is a right one.
-pub(in crate::edge) async fn upgrade(request: Request) -> Result<WebSocketUpgrade, Problem> {
-    let (mut parts, _) = request.into_parts();
-    wellformed::check_handshake(&mut parts.headers)?;
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
-    upgrade.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "bad-upgrade", error.body_text()))
-}
-
 /// Opens a native stream.
-pub(super) async fn open(
-    edge: Edge,
-    caller: Caller,
-    wish: Wish,
-    upgrade: WebSocketUpgrade,
-) -> Result<Response, Problem> {
+pub(super) async fn open(edge: Edge, caller: Caller, wish: Wish, upgrade: Upgrade) -> Result<Response, Problem> {
     let dialect = Ws::new(edge.settings().heartbeat.interval);
     let started = stream::start(&edge, &caller, &wish, dialect, &record::WEBSOCKET).await?;
     Ok(serve(edge, started, upgrade))
 }
 
 /// Answers the upgrade for a connection that has started; so a refusal is an HTTP answer.
-pub(in crate::edge) fn serve<T: Talk>(edge: Edge, started: Started<T>, upgrade: WebSocketUpgrade) -> Response {
+pub(in crate::edge) fn serve<T: Talk>(edge: Edge, started: Started<T>, upgrade: Upgrade) -> Response {
     let Started { connection, member, .. } = started;
     let settings = edge.settings();
     let max = settings.limits.message_bytes;
     // A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
     let cut = max.saturating_mul(4).saturating_add(64 << 10);
-    let upgrade = upgrade
-        .protocols(T::PROTOCOLS.iter().copied())
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES + edge.settings().limits.event_bytes * 2 + max + (1 << 20))
-        .max_message_size(cut)
-        .max_frame_size(cut);
+    let upgrade = upgrade.protocols(T::PROTOCOLS).message_max(cut);
     // In a box from the start: what is held across awaits by value counts twice in the task's memory.
     let mut serving = Box::new(Serving::new(edge, connection, member));
     upgrade.on_upgrade(move |mut socket| async move {
@@ -142,7 +117,7 @@ enum What {
     /// This is to be written.
     Write(Messages),
     /// This was read.
-    Heard(Option<Result<Message, axum::Error>>),
+    Heard(Option<Result<Message, Error>>),
     /// A publish was answered.
     Published(String),
     /// It is time for a heartbeat.
@@ -255,7 +230,7 @@ impl<T: Talk> Serving<T> {
                 }
                 What::Beat => {
                     beat.as_mut().reset(Instant::now() + interval);
-                    self.beat(socket).await
+                    self.beat(socket)
                 }
                 What::Write(_) | What::Turn => Next::On,
                 What::Ended => self.ended(),
@@ -286,10 +261,11 @@ impl<T: Talk> Serving<T> {
     }
 
     /// Writes what was gathered beside the actor's own output.
-    async fn flush(&mut self, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    async fn flush(&mut self, socket: &mut WebSocket) -> Result<(), Error> {
         match self.connection.handler().take() {
             Some(messages) => write(socket, messages).await,
-            None => Ok(()),
+            // A ping may wait.
+            None => socket.send_texts(Messages::new()).await,
         }
     }
 
@@ -306,7 +282,7 @@ impl<T: Talk> Serving<T> {
         self.said_at.max(delivered).max(self.opened)
     }
 
-    async fn beat(&mut self, socket: &mut WebSocket) -> Next {
+    fn beat(&mut self, socket: &mut WebSocket) -> Next {
         let now = Instant::now();
         if let Some(idle) = T::idle(&self.edge.settings())
             && self.quiet_since() + idle <= now
@@ -325,10 +301,8 @@ impl<T: Talk> Serving<T> {
         }
         self.connection.handler().tell(&Notice::Heartbeat);
         // The pong that a client's library sends by itself says that it lives.
-        match socket.feed(Message::Ping(bytes::Bytes::new())).await {
-            Ok(()) => Next::On,
-            Err(_) => Next::Gone,
-        }
+        socket.feed_ping();
+        Next::On
     }
 
     fn ended(&mut self) -> Next {
@@ -338,7 +312,7 @@ impl<T: Talk> Serving<T> {
         Next::Close(close_code(closing), closing.text().0)
     }
 
-    async fn heard(&mut self, message: Option<Result<Message, axum::Error>>) -> Next {
+    async fn heard(&mut self, message: Option<Result<Message, Error>>) -> Next {
         let max = self.edge.settings().limits.message_bytes;
         match message {
             Some(Ok(Message::Text(text))) if text.len() > max => self.too_big(max),
@@ -349,9 +323,9 @@ impl<T: Talk> Serving<T> {
                 self.connection.handler().dialect().refuse("", "binary_unsupported", message, None);
                 Next::On
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Next::On,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Next::On,
             Some(Ok(Message::Close(_))) => Next::Bye,
-            Some(Err(error)) => self.unreadable(error, max),
+            Some(Err(error)) => self.unreadable(&error, max),
             None => Next::Gone,
         }
     }
@@ -381,12 +355,12 @@ impl<T: Talk> Serving<T> {
     }
 
     /// What was read is no WebSocket message: by RFC 6455 the connection ends with a code that says why.
-    fn unreadable(&mut self, error: axum::Error, max: usize) -> Next {
-        match error.into_inner().downcast_ref::<tungstenite::Error>() {
-            Some(tungstenite::Error::Capacity(_)) => self.too_big(max),
-            Some(tungstenite::Error::Utf8(_)) => Next::Close(NOT_TEXT, "text that is not UTF-8"),
-            Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Next::Gone,
-            Some(tungstenite::Error::Protocol(_)) => Next::Close(PROTOCOL_ERROR, "not as RFC 6455 has it"),
+    fn unreadable(&mut self, error: &Error, max: usize) -> Next {
+        match error {
+            Error::Capacity(_) => self.too_big(max),
+            Error::Utf8(_) => Next::Close(NOT_TEXT, "text that is not UTF-8"),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Next::Gone,
+            Error::Protocol(_) => Next::Close(PROTOCOL_ERROR, "not as RFC 6455 has it"),
             _ => Next::Gone,
         }
     }
@@ -400,12 +374,9 @@ impl<T: Talk> Serving<T> {
 }
 
 /// Writes messages in one go. How long it may take is for the socket to say (`limits.write_timeout`).
-async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), axum::Error> {
+async fn write(socket: &mut WebSocket, messages: Messages) -> Result<(), Error> {
     record::websocket_messages(messages.len());
-    for message in messages {
-        socket.feed(Message::Text(message)).await?;
-    }
-    socket.flush().await
+    socket.send_texts(messages).await
 }
 
 /// The code with which a socket closes where the daemon ends its connection.
@@ -433,16 +404,16 @@ async fn goodbye(mut socket: WebSocket, end: Next) {
     let last = async {
         match end {
             Next::Close(code, reason) => {
-                socket.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await?;
+                socket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await?;
                 while let Some(Ok(_)) = socket.recv().await {}
                 Ok(())
             }
             // The library has the answer ready.
-            Next::Bye => socket.close().await,
+            Next::Bye => socket.close(None).await,
             Next::On | Next::Gone => Ok(()),
         }
     };
-    let _: Result<Result<(), axum::Error>, _> = tokio::time::timeout(CLOSE_WAIT, last).await;
+    let _: Result<Result<(), Error>, _> = tokio::time::timeout(CLOSE_WAIT, last).await;
 }
 
 /// Reads a command as one that came from a client, and says whether it was one; for those who try what untrusted text does to the reader.

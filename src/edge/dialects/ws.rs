@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::json;
@@ -11,8 +11,8 @@ use crate::engine::connections::dialect::Position;
 use crate::engine::connections::{Dialect, Notice};
 use crate::event::Event;
 
-/// What goes out at once; most often one message, which needs no allocation.
-pub(in crate::edge) type Messages = SmallVec<[Utf8Bytes; 1]>;
+/// What goes out at once, each UTF-8 text; most often one message, which needs no allocation.
+pub(in crate::edge) type Messages = SmallVec<[Bytes; 1]>;
 
 /// Gathers messages.
 #[derive(Debug)]
@@ -40,8 +40,7 @@ impl Dialect for Ws {
     fn event(&mut self, event: &Arc<Event>, _: &dyn Position) {
         let json = event.json();
         self.bytes += json.len();
-        // It was written as text, so this does not fail; were it not, there would be nothing to send.
-        self.messages.extend(Utf8Bytes::try_from(json).ok());
+        self.messages.push(json);
     }
 
     fn notice(&mut self, notice: &Notice<'_>, position: &dyn Position) {

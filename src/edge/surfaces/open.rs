@@ -10,6 +10,7 @@ use crate::edge::caller::Caller;
 use crate::edge::params::Params;
 use crate::edge::problem::Problem;
 use crate::edge::stream::{self, Started, Wish};
+use crate::edge::websocket::Upgrade;
 use crate::edge::{Edge, sse, wellformed, ws};
 use crate::engine::connections::Contract;
 use crate::engine::rooms::StartAt;
@@ -51,7 +52,7 @@ pub(in crate::edge) async fn open<V: Voice>(
         return events(edge, caller, request, offer, voice).await;
     }
     let (wish, resumed) = wish(&caller, &request, offer)?;
-    let upgrade = ws::upgrade(request).await?;
+    let upgrade = Upgrade::take(request)?;
     let mut started = stream::start(&edge, &caller, &wish, OverWebSocket::new(voice), &record::WEBSOCKET).await?;
     greet_socket(&mut started, resumed).await;
     Ok(ws::serve(edge, started, upgrade))

@@ -152,9 +152,8 @@ pub(super) async fn test_connection(
             round_trip(&edge, &caller, dialect, &record::SSE, &mark, has).await?
         }
         Some("websocket") => {
-            let has = |frames: &<OverWebSocket<Admin> as Dialect>::Output| {
-                frames.iter().any(|frame| contains(frame.as_bytes(), &mark))
-            };
+            let has =
+                |frames: &<OverWebSocket<Admin> as Dialect>::Output| frames.iter().any(|frame| contains(frame, &mark));
             round_trip(&edge, &caller, OverWebSocket::new(voice), &record::WEBSOCKET, &mark, has).await?
         }
         _ => return Err(Problem::parameter("connectionType", "expected sse or websocket")),

@@ -21,6 +21,7 @@ use crate::edge::server::Peer;
 use crate::edge::stream::{self, Started, Wish};
 use crate::edge::surfaces::open::{self, is_websocket};
 use crate::edge::surfaces::voice::{OverSse, OverWebSocket};
+use crate::edge::websocket::Upgrade;
 use crate::edge::{Edge, sse, ws};
 use crate::engine::connections::profile::{Kill, Who};
 use crate::engine::connections::supervisor::Connection;
@@ -49,7 +50,7 @@ pub(super) async fn websocket(State(edge): State<Edge>, caller: Caller, request:
     let rooms = if asked.rooms.is_empty() { named_in(asked.start.as_ref()) } else { asked.rooms };
     let begin: Vec<Pattern> = rooms.iter().cloned().map(Pattern::Room).collect();
     let wish = wish(&edge, &caller.identity, with_alerts(rooms), asked.start)?;
-    let upgrade = ws::upgrade(request).await?;
+    let upgrade = Upgrade::take(request)?;
     open_websocket(&edge, &caller, upgrade, &wish, begin).await
 }
 
@@ -158,7 +159,7 @@ fn serve_events(edge: &Edge, mut started: Started<OverSse<Admin>>) -> Response {
 async fn open_websocket(
     edge: &Edge,
     caller: &Caller,
-    upgrade: axum::extract::ws::WebSocketUpgrade,
+    upgrade: Upgrade,
     wish: &Wish,
     begin: Vec<Pattern>,
 ) -> Result<Response, Problem> {
@@ -171,11 +172,7 @@ async fn open_websocket(
     Ok(serve_websocket(edge, started, upgrade))
 }
 
-fn serve_websocket(
-    edge: &Edge,
-    mut started: Started<OverWebSocket<Admin>>,
-    upgrade: axum::extract::ws::WebSocketUpgrade,
-) -> Response {
+fn serve_websocket(edge: &Edge, mut started: Started<OverWebSocket<Admin>>, upgrade: Upgrade) -> Response {
     let id = started.connection.handler().id();
     let mut response = ws::serve(edge.clone(), started, upgrade);
     response.extensions_mut().insert(Opened(id));
@@ -234,7 +231,7 @@ async fn again(edge: &Edge, request: Request, entry: &mut Entry) -> Result<Respo
     // The token is spent last: whatever is wrong or full, it is good for another try.
     let upgrade = if is_websocket(&request) {
         is_websocket_enabled(edge)?;
-        Some(ws::upgrade(request).await?)
+        Some(Upgrade::take(request)?)
     } else {
         None
     };

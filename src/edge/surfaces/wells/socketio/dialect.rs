@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::ws::Utf8Bytes;
 use serde_json::{Value, json};
 use smallvec::{SmallVec, smallvec};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::super::encoded::{Encoded, Message};
 use super::super::shape::{shape, well_id};

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use axum::extract::ws::Utf8Bytes;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::event::depth::is_deeper_than;
 use crate::event::encode::write_json_text;

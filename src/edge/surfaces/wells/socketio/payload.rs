@@ -1,9 +1,9 @@
 //! Payloads of the polling transport: packets one behind the other, with the record separator between them; binary ones as `b` and base64.
 
-use axum::extract::ws::Utf8Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::packet::Malformed;
 

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::extract::ws::Utf8Bytes;
 use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::packet::{CLOSE, Malformed, NOOP};
 use super::payload::{self, Part};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
-use axum::extract::ws::WebSocketUpgrade;
+use crate::edge::websocket::Upgrade;
 use axum::extract::{Extension, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -28,7 +28,7 @@ use super::{packet, websocket};
 use crate::edge::auth::{self, ClientIp, Shown};
 use crate::edge::problem::Problem;
 use crate::edge::server::{Peer, connections_max};
-use crate::edge::{Edge, body, wellformed, ws};
+use crate::edge::{Edge, body, wellformed};
 use crate::limits::places::{Place, Places};
 use crate::metrics::record;
 use crate::settings::{Limits, Settings, Wells};
@@ -327,21 +327,21 @@ fn polling_opens(edge: &Edge, server: &Server, request: &Request) -> Result<Resp
 
 async fn websocket_opens(edge: Edge, server: Server, request: Request) -> Result<Response, Refusal> {
     let session = Box::new(session(&edge, &server, &request)?);
-    let upgrade = upgrade(&edge, request).await?;
+    let upgrade = upgrade(&edge, request)?;
     let first = opening(&edge, &secret(), &[]);
     Ok(upgrade.on_upgrade(move |socket| websocket::serve(session, socket, Some(first.into()))))
 }
 
 async fn websocket_probes(edge: &Edge, entry: Arc<Entry>, request: Request) -> Result<Response, Refusal> {
-    let upgrade = upgrade(edge, request).await?;
+    let upgrade = upgrade(edge, request)?;
     // One at a time, and none after it.
     let patience = edge.settings().surfaces.wells.upgrade_timeout;
     let probe = websocket::Probe::begin(entry, patience).ok_or(Refusal::BadRequest)?;
     Ok(upgrade.on_upgrade(move |socket| probe.run(socket)))
 }
 
-async fn upgrade(edge: &Edge, request: Request) -> Result<WebSocketUpgrade, Problem> {
-    Ok(websocket::bounded(ws::upgrade(request).await?, &edge.settings().limits))
+fn upgrade(edge: &Edge, request: Request) -> Result<Upgrade, Problem> {
+    Ok(websocket::bounded(Upgrade::take(request)?, &edge.settings().limits))
 }
 
 /// An answer in text that no cache may keep.

@@ -3,25 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use futures_util::{FutureExt, SinkExt};
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
-// The version that axum has inside, whose errors say what was wrong.
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::dialect::Packets;
 use super::packet::{PROBE, PROBE_ANSWER, UPGRADE};
 use super::polling::Order;
 use super::server::{Carrier, Entry, message_max};
 use super::session::{End, Heard, Session, killed, taken_over};
+use crate::edge::websocket::{Upgrade, WebSocket};
 use crate::metrics::record;
 use crate::settings::Limits;
 
-/// The read side is small, because there are many sockets and clients say little; a longer message makes it grow.
-const READ_BUFFER_BYTES: usize = 1024;
-/// Packets are gathered up to here before they are written.
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// So many writes in a row without a look at what the client says.
 const HASTY_WRITES: usize = 8;
 /// A write that took so long had to wait for its client.
@@ -29,15 +25,9 @@ const SLOW_WRITE: Duration = Duration::from_millis(100);
 /// How long a client may take to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// A WebSocket with bounded buffers. A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
-pub(super) fn bounded(upgrade: WebSocketUpgrade, limits: &Limits) -> WebSocketUpgrade {
-    let (max, cut) = (limits.message_bytes, limits.message_bytes.saturating_mul(2).saturating_add(16 << 10));
-    upgrade
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES + limits.event_bytes * 2 + max + (1 << 20))
-        .max_message_size(cut)
-        .max_frame_size(cut)
+/// A WebSocket with bounded messages. A message somewhat over the limit is read to its end, so that its sender gets an answer; one far over it is cut off.
+pub(super) fn bounded(upgrade: Upgrade, limits: &Limits) -> Upgrade {
+    upgrade.message_max(limits.message_bytes.saturating_mul(2).saturating_add(16 << 10))
 }
 
 /// Carries a session to its end. `first` is said before everything else.
@@ -93,17 +83,17 @@ async fn carry(session: &mut Session, socket: &mut WebSocket) -> End {
     }
 }
 
-async fn hear(session: &mut Session, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+async fn hear(session: &mut Session, message: Option<Result<Message, Error>>) -> Result<(), End> {
     let max = message_max(&session.edge.settings(), session.is_live());
     match message {
         Some(Ok(Message::Text(text))) if text.len() > max => Err(session.too_big()),
         Some(Ok(Message::Binary(bytes))) if bytes.len() > max => Err(session.too_big()),
         Some(Ok(Message::Text(text))) => session.hear(Heard::Text(&text)).await,
         Some(Ok(Message::Binary(_))) => session.hear(Heard::Binary).await,
-        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
-        Some(Err(error)) => match error.into_inner().downcast_ref::<tungstenite::Error>() {
-            Some(tungstenite::Error::Capacity(_)) => Err(session.too_big()),
-            Some(tungstenite::Error::Utf8(_)) => Err(session.malformed("text that is not UTF-8")),
+        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(()),
+        Some(Err(error)) => match error {
+            Error::Capacity(_) => Err(session.too_big()),
+            Error::Utf8(_) => Err(session.malformed("text that is not UTF-8")),
             _ => Err(End::GONE),
         },
         Some(Ok(Message::Close(_))) | None => Err(End::GONE),
@@ -115,32 +105,25 @@ async fn write(session: &mut Session, socket: &mut WebSocket, packets: Packets) 
     let (kill, taken) = (session.kill.clone(), session.taken());
     tokio::select! {
         biased;
-        written = send(socket, packets) => written.map_err(|_| ()),
+        written = socket.send_texts(packets) => written.map_err(|_| ()),
         () = killed(&kill) => Err(()),
         // Its network has broken, which nobody here has noticed yet.
         () = taken_over(taken) => Err(()),
     }
 }
 
-async fn send(socket: &mut WebSocket, packets: Packets) -> Result<(), axum::Error> {
-    for packet in packets {
-        socket.feed(Message::Text(packet)).await?;
-    }
-    socket.flush().await
-}
-
 /// Says what is left and closes. It is read on until the client has answered, so that it gets to read the reason; a client that does not answer is not waited for.
 async fn goodbye(mut socket: WebSocket, last: Packets, end: End) {
     let words = async {
         if end.code > 0 {
-            send(&mut socket, last).await?;
-            let frame = CloseFrame { code: end.code, reason: end.reason.into() };
-            socket.send(Message::Close(Some(frame))).await?;
+            socket.send_texts(last).await?;
+            let frame = CloseFrame { code: end.code.into(), reason: end.reason.into() };
+            socket.close(Some(frame)).await?;
         } else {
-            socket.close().await?;
+            socket.close(None).await?;
         }
         while let Some(Ok(_)) = socket.recv().await {}
-        Ok::<(), axum::Error>(())
+        Ok::<(), Error>(())
     };
     let _ = timeout(CLOSE_WAIT, words).await;
 }
@@ -180,14 +163,14 @@ impl Probe {
             None => {
                 record::connection_cut("probe");
                 drop(self);
-                let _ = timeout(CLOSE_WAIT, socket.close()).await;
+                let _ = timeout(CLOSE_WAIT, socket.close(None)).await;
             }
         }
     }
 
     async fn take_over(&mut self, socket: &mut WebSocket) -> Option<Box<Session>> {
         expect(socket, PROBE).await?;
-        socket.send(Message::Text(PROBE_ANSWER)).await.ok()?;
+        socket.send_texts([PROBE_ANSWER]).await.ok()?;
         self.entry.orders.send(Order::Probing(true)).await.ok()?;
         expect(socket, UPGRADE).await?;
         self.done = self.entry.pass(Carrier::Probing, Carrier::WebSocket);
