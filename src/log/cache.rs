@@ -1,7 +1,7 @@
 //! What was read from the log lately, decoded: runs of a room's events, by where they lie. Shared by the reader threads and by the sessions, which take from it without asking a thread.
 //!
 //! Bound: `log.read_cache_bytes`, counted as [`Event::bytes`]. What is older than retention is never asked for, because readers ask the index and the list of generations first; what lies in a
-//! deleted generation is forgotten with it. A run that only one reader reads does not push out what many do. Cost: a look-up about 40 ns a run, that is 2 ns an event of 200 bytes.
+//! deleted generation is forgotten with it. A run that only one reader reads does not push out what many do.
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ const QUEUE: usize = 8192;
 const CHUNKS: usize = 64;
 /// How often the index is asked again where what it said has moved meanwhile.
 const ASKED_AGAIN: usize = 3;
-/// How much these threads give way to those that deliver what happens now: of a core that both want they get a quarter.
+/// How much these threads give way to those that deliver what happens now: by the scheduler's weights, of a core that both want they get about a quarter.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 5;
 
