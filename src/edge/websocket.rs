@@ -136,7 +136,8 @@ impl WebSocket {
     /// On what the handshake came by; `None` if that is no socket of ours.
     fn on(upgraded: Upgraded, message_max: usize) -> Option<Self> {
         let parts = upgraded.downcast::<Io>().ok()?;
-        Some(Self::new(parts.io.into_inner(), parts.read_buf.into(), message_max))
+        // A copy, which is nearly always empty: it would bring along the buffer that the handshake was read into.
+        Some(Self::new(parts.io.into_inner(), parts.read_buf.to_vec(), message_max))
     }
 }
 
