@@ -152,7 +152,7 @@ impl App {
             audit,
             census,
         });
-        let api = edge::way_in::api(edge.clone());
+        let api = edge::way_in::Api::new(edge.clone());
         let server =
             server::start(listeners, api, limits, edge.guards.clone(), tls.clone()).map_err(StartError::Serve)?;
         Ok(Self {

@@ -23,30 +23,48 @@ use super::problem::Problem;
 use super::surfaces::refusals::Dress;
 use super::{Edge, answer, auth, native};
 
-/// The whole API as hyper calls it. Clones share it.
-pub type Api = Cors<WayIn>;
-
-/// What stands before the routes, and the routes.
+/// The whole API as hyper calls it. Clones share it: each connection has one, and what it says of other origins alone has some hundred bytes.
 #[derive(Clone)]
-pub struct WayIn(Arc<(Edge, Router)>);
+pub struct Api(Arc<Cors<WayIn>>);
 
-impl std::fmt::Debug for WayIn {
+impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WayIn")
+        f.write_str("Api")
     }
 }
 
-/// Everything that is served.
-pub fn api(edge: Edge) -> Api {
-    let routes = native::router(edge.clone());
-    let cors = cors(&edge);
-    tower_layer::Layer::layer(&cors, WayIn(Arc::new((edge, routes))))
+impl Api {
+    /// Everything that is served.
+    #[must_use]
+    pub fn new(edge: Edge) -> Self {
+        let routes = native::router(edge.clone());
+        let cors = cors(&edge);
+        Self(Arc::new(tower_layer::Layer::layer(&cors, WayIn(Arc::new((edge, routes))))))
+    }
 }
+
+impl Service<Request> for Api {
+    type Response = Response;
+    type Error = Infallible;
+    // In a box: hyper keeps a place for the future of a request as long as the connection is open.
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        Box::pin(Service::call(&mut Cors::clone(&self.0), request))
+    }
+}
+
+/// What stands before the routes, and the routes.
+#[derive(Clone)]
+struct WayIn(Arc<(Edge, Router)>);
 
 impl Service<Request> for WayIn {
     type Response = Response;
     type Error = Infallible;
-    // One box for all of it: hyper keeps a place for the future of a request as long as the connection is open, and this one would be some KiB large.
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
