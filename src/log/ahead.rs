@@ -46,6 +46,9 @@ impl Ahead {
         let path = generation.join(NAME);
         let file = File::options().create(true).truncate(true).write(true).open(&path);
         let file = file.map_err(|error| LogError::io(&path, &error))?;
+        // Its name, too, must outlive a loss of power: later only what is in it is synced.
+        let named = File::open(generation).and_then(|directory| directory.sync_all());
+        named.map_err(|error| LogError::io(generation, &error))?;
         Ok(Self { file, path, epoch: 1, end: 0, buffer: Vec::new() })
     }
 
